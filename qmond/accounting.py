@@ -1,0 +1,75 @@
+"""The books: for every event, seen = written + lost + suppressed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from qmond.encode import Line
+from qmond.events import NAMES
+
+__all__ = ["Accounts", "KernelCounter"]
+
+_COLUMNS: Final = ("seen", "written", "lost", "suppressed")
+
+
+class KernelCounter(Protocol):
+    """What the kernel side counted of one event."""
+
+    @property
+    def seen(self) -> int:
+        """How many there were."""
+
+    @property
+    def lost(self) -> int:
+        """How many the ring had no room for."""
+
+
+@dataclass(slots=True)
+class Accounts:
+    """What became of each event; the kernel's figures come from outside when they are asked for."""
+
+    made: Counter[str] = field(default_factory=Counter)
+    """Events that the daemon itself made: seen by nobody but it."""
+    written: Counter[str] = field(default_factory=Counter)
+    not_logged: Counter[str] = field(default_factory=Counter)
+    _told: Counter[str] = field(default_factory=Counter)
+
+    def count(self, lines: Iterable[Line], *, logged: bool) -> None:
+        """Enter lines that reached the log, or that it had to leave out."""
+        column = self.written if logged else self.not_logged
+        for number, count in Counter(number for _, number, _, _ in lines).items():
+            column[NAMES[number]] += count
+
+    def totals(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
+        """Return the four columns of every event that there was."""
+        rows = {
+            name: (
+                kernel[name].seen + self.made[name],
+                self.written[name],
+                kernel[name].lost + self.not_logged[name],
+                0,
+            )
+            for name in kernel
+        }
+        return {
+            name: dict(zip(_COLUMNS, row, strict=True)) for name, row in rows.items() if any(row)
+        }
+
+    def newly_lost(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
+        """Return what was lost since the last call: stage → event → count."""
+        stages = {
+            "ring": Counter({name: counter.lost for name, counter in kernel.items()}),
+            "log": self.not_logged,
+        }
+        fresh = {}
+        for stage, lost in stages.items():
+            news = {name: n - self._told[f"{stage} {name}"] for name, n in lost.items()}
+            news = {name: n for name, n in news.items() if n}
+            for name, n in news.items():
+                self._told[f"{stage} {name}"] += n
+            if news:
+                fresh[stage] = news
+        return fresh

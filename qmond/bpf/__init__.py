@@ -1,0 +1,1 @@
+"""The kernel side, and what the daemon needs to speak with it."""

@@ -1,0 +1,95 @@
+"""The C header of the kernel side, made from the tables of events and calls."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qmond.calls import CALL, HANDLERS, LIMIT
+from qmond.events import EVENTS
+from qmond.records import CAPTURE_MAX, HEAD, IMAGE, RECORD, Flag, Layout
+
+__all__ = [
+    "COUNTER",
+    "ORIGINS",
+    "OTHERS",
+    "PATTERN_MAX",
+    "PATTERN_WORDS",
+    "SETTINGS",
+    "STATISTIC",
+    "STATISTIC_KEY",
+    "STRUCTS",
+    "header",
+]
+
+PATTERN_WORDS: Final = 4
+"""A file name is compared by its first words of 8 bytes."""
+PATTERN_MAX: Final = 16
+"""How many prefixes `match.prefixes` and `match.exclude` may have, each."""
+ORIGINS: Final = {"exec": 1, "fork": 2, "procfs": 3}
+"""How a process came under watch: the values of the tracked map."""
+OTHERS: Final = 0xFFFFFFFF
+"""Stands for every process that has no room of its own in the statistics."""
+
+SETTINGS: Final[Layout] = (
+    ("mask", "u64"),  # bit N: event N is wanted
+    ("capture", "u32"),  # bytes of content a record carries
+    ("generation", "u32"),  # of the statistics: one more each interval
+    ("prefixes", "u32"),  # how many patterns of each kind there are
+    ("excludes", "u32"),
+)
+"""Followed by the patterns: `PATTERN_MAX` prefixes, then as many excludes."""
+
+COUNTER: Final[Layout] = (("seen", "u64"), ("lost", "u64"))
+STATISTIC_KEY: Final[Layout] = (("generation", "u32"), ("pid", "u32"))
+STATISTIC: Final[Layout] = (
+    ("mmaps", "u64"),
+    ("max_pages", "u64"),
+    ("allocs", "u64"),
+    ("frees", "u64"),
+)
+
+STRUCTS: Final = {
+    "qmon_head": HEAD,
+    "qmon_record": RECORD,
+    "qmon_image": IMAGE,
+    "qmon_call": CALL,
+    "qmon_counter": COUNTER,
+    "qmon_statistic_key": STATISTIC_KEY,
+    "qmon_statistic": STATISTIC,
+}
+"""Every struct that both sides know, by its C name."""
+
+
+def _struct(name: str, layout: Layout, extra: str = "") -> str:
+    members = "".join(f"\t{ctype} {member};\n" for member, ctype in layout)
+    return f"struct {name} {{\n{members}{extra}}};\n"
+
+
+def header() -> str:
+    """Return the header's text; it needs the types u16, u32 and u64 to be there."""
+    patterns = (
+        f"\tstruct qmon_pattern prefix[{PATTERN_MAX}];\n"
+        f"\tstruct qmon_pattern exclude[{PATTERN_MAX}];\n"
+    )
+    flags = {name: value for name, value in vars(Flag).items() if name.isupper()}
+    defines = {
+        "CAPTURE_MAX": CAPTURE_MAX,
+        "CALL_LIMIT": LIMIT,
+        "PATTERN_WORDS": PATTERN_WORDS,
+        "PATTERN_MAX": PATTERN_MAX,
+        "OTHERS": f"{OTHERS}U",
+        "EVENT_COUNT": len(EVENTS),
+        "HANDLER_COUNT": len(HANDLERS),
+        **{f"EVENT_{event.name}": number for number, event in enumerate(EVENTS)},
+        **{f"HANDLER_{name.upper()}": number for number, name in enumerate(HANDLERS)},
+        **{f"ORIGIN_{name.upper()}": value for name, value in ORIGINS.items()},
+        **{f"FLAG_{name}": value for name, value in flags.items()},
+    }
+    return "\n".join(
+        [
+            "".join(f"#define {name} {value}\n" for name, value in defines.items()),
+            *(_struct(name, layout) for name, layout in STRUCTS.items()),
+            _struct("qmon_pattern", (), "\tu64 text[PATTERN_WORDS];\n\tu64 mask[PATTERN_WORDS];\n"),
+            _struct("qmon_settings", SETTINGS, patterns),
+        ]
+    )

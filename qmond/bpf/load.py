@@ -1,0 +1,188 @@
+"""The loader child: BCC compiles, loads and attaches qmon.c, and hands its descriptors over.
+
+`load()` is the daemon's side; the child is this module run as a program, and the only place that
+imports bcc, because what BCC and LLVM take in memory they never give back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from qmond.bpf.btf import read_vmlinux
+from qmond.bpf.header import header
+from qmond.bpf.maps import Map
+from qmond.calls import CALL, HANDLERS, HOSTS, pack
+from qmond.errors import LoadError, QmondError
+from qmond.records import layout_format
+
+__all__ = ["Sizes", "load"]
+
+_HERE: Final = Path(__file__).parent
+_TIMEOUT: Final = 120
+"""Seconds. Loading takes a fraction of one, but on a busy machine was seen to take nine."""
+
+OFFSETS: Final = {
+    "BPRM_FILE": "linux_binprm.file",
+    "BPRM_FILENAME": "linux_binprm.filename",
+    "BPRM_INTERP": "linux_binprm.interp",
+    "DENTRY_NAME": "dentry.d_name.name",
+    "FILE_DENTRY": "file.f_path.dentry",
+    "MM_ARG_END": "mm_struct.arg_end",
+    "MM_ARG_START": "mm_struct.arg_start",
+    "SIGNAL_FLAGS": "signal_struct.flags",
+    "SIGNAL_GROUP_EXIT_CODE": "signal_struct.group_exit_code",
+    "SIGNAL_LIVE": "signal_struct.live",
+    "TASK_EXIT_CODE": "task_struct.exit_code",
+    "TASK_GROUP_LEADER": "task_struct.group_leader",
+    "TASK_MM": "task_struct.mm",
+    "TASK_PID": "task_struct.pid",
+    "TASK_REAL_PARENT": "task_struct.real_parent",
+    "TASK_SIGNAL": "task_struct.signal",
+    "TASK_START_BOOTTIME": "task_struct.start_boottime",
+    "TASK_TGID": "task_struct.tgid",
+}
+"""What qmon.c calls OFFSET_…, and where BTF has it."""
+
+TRACEPOINTS: Final = (
+    "sched_process_exec",
+    "sched_process_exit",
+    "task_newtask",
+    "sys_enter",
+    "sys_exit",
+    "sched_switch",
+    "signal_generate",
+)
+MAPS: Final = ("events", "tracked", "settings", "counters", "statistics", "handlers")
+UPROBE_MULTI: Final = 48  # enum bpf_attach_type: BPF_TRACE_UPROBE_MULTI
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is fixed when the kernel side is loaded."""
+
+    ring: int
+    """Bytes; a power of two of at least a page."""
+    tracked: int = 65536
+    """Processes."""
+
+
+def load(sizes: Sizes) -> dict[str, int]:
+    """Compile and attach the kernel side; returns its descriptors by name, which are the caller's.
+
+    Names are `map:NAME`, `link:TRACEPOINT` and `program:NAME`. Raises LoadError.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    noise = os.memfd_create("qmond-loader")
+    with ours, os.fdopen(noise, "rb") as said:
+        with theirs:
+            child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", __name__, str(theirs.fileno()), json.dumps(asdict(sizes))],
+                stdin=subprocess.DEVNULL,
+                stdout=noise,
+                stderr=noise,
+                pass_fds=[theirs.fileno()],
+            )
+        try:
+            ours.settimeout(_TIMEOUT)
+            message, descriptors, _, _ = socket.recv_fds(ours, 65536, 253)
+        except TimeoutError as error:
+            raise LoadError(f"loading the kernel side took more than {_TIMEOUT} s") from error
+        finally:
+            if ours.gettimeout() and child.poll() is None:
+                child.terminate()
+            child.wait()
+        said.seek(0)
+        output = said.read().decode(errors="replace")
+    answer: dict[str, Any] = json.loads(message) if message else {}
+    if "names" in answer:
+        return dict(zip(answer["names"], descriptors, strict=True))
+    raise _failure(answer, output)
+
+
+def _failure(answer: dict[str, Any], output: str) -> LoadError:
+    """Return what went wrong, with the part of clang's or the verifier's words that says why."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    reason = answer.get("error") or "the loader ended without an answer"
+    detail = "".join(f"\n  | {line}" for line in lines[-30:])
+    return LoadError(
+        f"the kernel side could not be loaded: {reason}{detail}", hint=answer.get("hint", "")
+    )
+
+
+# ---- the child -------------------------------------------------------------------------------
+
+
+def _build(sizes: Sizes) -> dict[str, int]:
+    """Compile, load, fill the tables and attach; the descriptors stay open until the child ends."""
+    host = platform.machine()
+    if host not in HOSTS:
+        raise LoadError(f"no system call table for a host of {host}: there are {', '.join(HOSTS)}")
+    btf = read_vmlinux()
+    flags = [f"-DOFFSET_{name}={btf.offset(path)}" for name, path in OFFSETS.items()]
+    flags += [
+        f"-DRING_PAGES={sizes.ring // os.sysconf('SC_PAGE_SIZE')}",
+        f"-DTRACKED_MAX={sizes.tracked}",
+    ]
+    os.environ["BCC_KERNEL_SOURCE"] = str(_HERE / "stubs")
+    try:
+        from bcc import BPF  # noqa: PLC0415 - 60 MB that only this child may take
+    except ImportError as error:
+        message = f"no bcc for {sys.executable}: {error}"
+        hint = "install python3-bpfcc; a venv must see the system Python's packages"
+        raise LoadError(message, hint=hint) from error
+
+    text = header() + '#line 1 "qmon.c"\n' + (_HERE / "qmon.c").read_text()
+    program = BPF(text=text, cflags=flags)
+    for index, name in enumerate(HANDLERS[1:], start=1):
+        handler = program.load_func(f"on_{name}", BPF.RAW_TRACEPOINT)
+        program["handlers"][index] = handler
+    calls = Map(program["calls"].map_fd, 4, layout_format(CALL).size)
+    for number, row in pack(host).items():
+        calls[number.to_bytes(4, sys.byteorder)] = row
+    found = {f"map:{name}": program[name].map_fd for name in MAPS}
+    found["program:on_allocation"] = program.load_func(
+        "on_allocation", BPF.KPROBE, None, UPROBE_MULTI
+    ).fd
+    # BPF() attached the tracepoints by the names of their programs; settings that are all 0 hold
+    # them idle until the daemon writes its own
+    links = {name.decode(): fd for name, fd in program.raw_tracepoint_fds.items()}
+    found |= {f"link:{name}": links[name] for name in TRACEPOINTS}
+    return found
+
+
+def _hint() -> str:
+    if os.geteuid() != 0:
+        return "run it as root: it needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH"
+    return (
+        f"kernel {platform.release()}; /sys/kernel/security/lockdown must not say [confidentiality]"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Run as the child: descriptor of the socket to the daemon, and the sizes as JSON."""
+    channel = socket.socket(fileno=int(arguments[0]))
+    found: dict[str, int] = {}
+    answer: dict[str, Any]
+    try:
+        found = _build(Sizes(**json.loads(arguments[1])))
+    except QmondError as error:
+        answer = {"error": error.args[0], "hint": error.hint}
+    except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; the daemon tells the user
+        answer = {"error": str(error), "hint": _hint()}
+    else:
+        answer = {"names": list(found)}
+    socket.send_fds(channel, [json.dumps(answer).encode()], list(found.values()))
+    sys.stderr.flush()
+    os._exit(0)  # not through bcc's clean-up: the daemon has the probes now
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

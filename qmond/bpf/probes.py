@@ -1,0 +1,174 @@
+"""The kernel side in the daemon's hands: descriptors by name, and what can be done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from struct import Struct, pack
+from typing import Final, Self
+
+from qmond.bpf.header import (
+    COUNTER,
+    ORIGINS,
+    OTHERS,
+    PATTERN_MAX,
+    PATTERN_WORDS,
+    SETTINGS,
+    STATISTIC,
+    STATISTIC_KEY,
+)
+from qmond.bpf.load import Sizes, load
+from qmond.bpf.maps import Map, possible_cpus
+from qmond.bpf.ring import RingBuffer
+from qmond.events import EVENTS
+from qmond.records import layout_format
+
+__all__ = ["PREFIX_MAX", "Counter", "Probes", "Settings", "Statistic"]
+
+PREFIX_MAX: Final = PATTERN_WORDS * 8
+"""The longest prefix that the kernel side compares, in bytes."""
+
+_ZERO: Final = bytes(4)
+_PID: Final = Struct("=I")
+_COUNTER: Final = layout_format(COUNTER)
+_SETTINGS: Final = layout_format(SETTINGS)
+_STATISTIC: Final = layout_format(STATISTIC)
+_STATISTIC_KEY: Final = layout_format(STATISTIC_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the kernel side is told: bit N of `mask` wants event N; `capture` is in bytes."""
+
+    mask: int
+    capture: int
+    prefixes: tuple[bytes, ...]
+    excludes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One event's figures, since the kernel side was loaded."""
+
+    seen: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One process' figures of one interval."""
+
+    mmaps: int = 0
+    max_pages: int = 0
+    allocs: int = 0
+    frees: int = 0
+
+    def __add__(self, other: Self) -> Statistic:
+        return Statistic(
+            self.mmaps + other.mmaps,
+            max(self.max_pages, other.max_pages),
+            self.allocs + other.allocs,
+            self.frees + other.frees,
+        )
+
+
+class Probes:
+    """The loaded kernel side. `descriptors` are its own from here on; closing them detaches it."""
+
+    def __init__(self, descriptors: dict[str, int], sizes: Sizes) -> None:
+        self.descriptors = descriptors
+        self.ring = RingBuffer(descriptors["map:events"], sizes.ring)
+        cpus = possible_cpus()
+        self._tracked = Map(descriptors["map:tracked"], _PID.size, _PID.size)
+        patterns = 2 * PATTERN_MAX * 2 * PREFIX_MAX
+        self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + patterns)
+        self._counters = Map(descriptors["map:counters"], 4, _COUNTER.size, cpus=cpus)
+        self._statistics = Map(
+            descriptors["map:statistics"], _STATISTIC_KEY.size, _STATISTIC.size, cpus=cpus
+        )
+        self._wanted: Settings | None = None
+        self._generation = 0
+
+    @classmethod
+    def load(cls, sizes: Sizes) -> Self:
+        """Compile and attach; nothing is watched until settings are given. Raises LoadError."""
+        return cls(load(sizes), sizes)
+
+    @property
+    def attached(self) -> list[str]:
+        """The kernel's tracepoints that are attached."""
+        return [name.removeprefix("link:") for name in self.descriptors if name.startswith("link:")]
+
+    def configure(self, settings: Settings) -> None:
+        """Put settings in force, all at once for what starts after."""
+        self._wanted = settings
+        patterns = [settings.prefixes, settings.excludes]
+        self._settings[_ZERO] = _SETTINGS.pack(
+            settings.mask, settings.capture, self._generation, *map(len, patterns)
+        ) + b"".join(_patterns(some) for some in patterns)
+
+    def track(self, pid: int) -> bool:
+        """Watch a process that already runs; false where it is watched already."""
+        return self._tracked.insert(_PID.pack(pid), _PID.pack(ORIGINS["procfs"]))
+
+    def untrack(self, pid: int) -> None:
+        """Watch a process no longer."""
+        with contextlib.suppress(KeyError):  # it has ended, and the kernel side saw it
+            del self._tracked[_PID.pack(pid)]
+
+    def counters(self) -> dict[str, Counter]:
+        """Return every event's figures, summed over the CPUs."""
+        found = {}
+        for number, event in enumerate(EVENTS):
+            rows = _COUNTER.iter_unpack(self._counters[pack("=I", number)])
+            seen, lost = map(sum, zip(*rows, strict=True))
+            found[event.name] = Counter(seen, lost)
+        return found
+
+    def next_interval(self) -> int:
+        """Begin a new interval of the statistics; returns the number of the one that ends.
+
+        Whoever is counting in the old one at this moment is done a few microseconds later:
+        collect it after that.
+        """
+        ended, self._generation = self._generation, self._generation + 1 & 0xFFFFFFFF
+        others = _STATISTIC_KEY.pack(self._generation, OTHERS)
+        none = bytes(_STATISTIC.size * possible_cpus())
+        self._statistics[others] = none
+        if self._wanted is not None:
+            self.configure(self._wanted)
+        return ended
+
+    def collect(self, generation: int) -> dict[int, Statistic]:
+        """Take out an interval's statistics, by process; `OTHERS` stands for those without room."""
+        ended = [key for key in self._statistics if _STATISTIC_KEY.unpack(key)[0] == generation]
+        found = {}
+        for key in ended:
+            rows = _STATISTIC.iter_unpack(self._statistics[key])
+            total = sum((Statistic(*row) for row in rows), Statistic())
+            del self._statistics[key]
+            if total != Statistic():
+                found[_STATISTIC_KEY.unpack(key)[1]] = total
+        return found
+
+    def detach(self) -> None:
+        """Take every tracepoint off; what runs at this moment is done a few microseconds later."""
+        for name in [name for name in self.descriptors if name.startswith("link:")]:
+            os.close(self.descriptors.pop(name))
+
+    def close(self) -> None:
+        """Detach every probe and give everything back."""
+        self.ring.close()
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        self.descriptors = {}
+
+
+def _patterns(prefixes: tuple[bytes, ...]) -> bytes:
+    """Return struct qmon_pattern[]: the text, and the bytes of a name that it must be equal to."""
+    rows = [
+        prefix.ljust(PREFIX_MAX, b"\0") + b"\xff" * len(prefix) + bytes(PREFIX_MAX - len(prefix))
+        for prefix in prefixes
+    ]
+    return b"".join(rows).ljust(PATTERN_MAX * 2 * PREFIX_MAX, b"\0")

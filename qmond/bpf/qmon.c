@@ -1,0 +1,655 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The kernel side of qmond: decides which processes are watched, and turns what they do into
+ * records in one ring buffer. Compiled by BCC; the structs and the EVENT_, HANDLER_ and FLAG_
+ * numbers come from the generated header in front of it, the OFFSET_ numbers from the running
+ * kernel's BTF.
+ */
+#define always __attribute__((always_inline)) inline
+
+#define CLONE_THREAD 0x00010000
+#define SIGNAL_GROUP_EXIT 0x00000004
+#define PATH_SIZE 4096
+#define ARGV_SIZE 4096
+#define NAME_SIZE 256
+#define ADDRESS_SIZE 128
+#define COMM_SIZE 16
+#define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
+
+struct task_struct;
+struct linux_binprm;
+
+/* tgid → how it came under watch, an ORIGIN_ number; never 0 */
+BPF_HASH(tracked, u32, u32, TRACKED_MAX);
+BPF_ARRAY(settings, struct qmon_settings, 1);
+BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
+BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
+BPF_PERCPU_ARRAY(counters, struct qmon_counter, EVENT_COUNT);
+BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, 8192);
+/* tid → when a call was entered whose memory could not be read then: tried again at its exit */
+BPF_HASH(late, u32, u64, 1024);
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+
+/*
+ * Room to build one record in. The programs that use it run in a process' context with
+ * preemption off, so none finds it taken; where a kernel lets them be preempted, the second one
+ * gives up, and counts its event as lost.
+ */
+struct room {
+	u64 taken;
+	u64 since; /* the time of the call that is tried again, otherwise 0 */
+	struct qmon_record record;
+	char data[CAPTURE_MAX + PATH_SIZE];
+};
+struct image_room {
+	u64 taken;
+	struct qmon_image image;
+	char data[NAME_SIZE + PATH_SIZE + ARGV_SIZE];
+};
+BPF_PERCPU_ARRAY(rooms, struct room, 1);
+BPF_PERCPU_ARRAY(image_rooms, struct image_room, 1);
+
+/* ---- what every program needs -------------------------------------------------------------- */
+
+static always struct qmon_settings *the_settings(void)
+{
+	int zero = 0;
+	return settings.lookup(&zero);
+}
+
+static always bool wanted(u32 event)
+{
+	struct qmon_settings *s = the_settings();
+	return s && s->mask >> event & 1;
+}
+
+static always bool is_tracked(u32 pid)
+{
+	u32 *origin = tracked.lookup(&pid);
+	return origin ? *origin : 0; /* two bare pointers clang would or together, which the verifier forbids */
+}
+
+static always void count_seen(u32 event)
+{
+	int key = event;
+	struct qmon_counter *counter = counters.lookup(&key);
+	if (counter)
+		counter->seen++;
+}
+
+static always void count_lost(u32 event)
+{
+	int key = event;
+	struct qmon_counter *counter = counters.lookup(&key);
+	if (counter)
+		counter->lost++;
+}
+
+/* The kernel's pointers are followed by offset: struct layouts come from BTF, not from headers. */
+static always void *pointer_at(const void *base, u64 offset)
+{
+	void *pointer = NULL;
+	bpf_probe_read_kernel(&pointer, sizeof(pointer), base + offset);
+	return pointer;
+}
+
+static always u32 u32_at(const void *base, u64 offset)
+{
+	u32 value = 0;
+	bpf_probe_read_kernel(&value, sizeof(value), base + offset);
+	return value;
+}
+
+static always u64 u64_at(const void *base, u64 offset)
+{
+	u64 value = 0;
+	bpf_probe_read_kernel(&value, sizeof(value), base + offset);
+	return value;
+}
+
+static always void fill_head(void *record, u32 event, u32 call, u32 flags)
+{
+	struct qmon_head *head = record;
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	head->ts = bpf_ktime_get_ns();
+	head->pid = pid_tgid >> 32;
+	head->tid = (u32)pid_tgid;
+	head->event = event;
+	head->call = call;
+	head->flags = flags;
+}
+
+/* What the process table follows is sent in any case, but counted only where a line is wanted. */
+static always u32 state_flags(u32 event)
+{
+	if (!wanted(event))
+		return 0;
+	count_seen(event);
+	return FLAG_COUNTED;
+}
+
+static always void send_record(struct qmon_record *record)
+{
+	if (events.ringbuf_output(record, sizeof(*record), 0) != 0 && record->flags & FLAG_COUNTED)
+		count_lost(record->event);
+}
+
+/* A length that the verifier believes to be within bounds; below 0 it is a helper's error. */
+static always u64 bounded(long n, long most)
+{
+	asm volatile("" : "+r"(n)); /* or clang drops the comparisons that the verifier needs */
+	if (n < 0)
+		return 0;
+	return n > most ? most : n;
+}
+
+/* ---- memory of the watched process --------------------------------------------------------- */
+
+/* Copies n bytes, or where a page is absent those before the next page; returns how many. */
+static always u64 copy_user(void *to, const void *from, u64 n, u32 *flags)
+{
+	n = bounded(n, CAPTURE_MAX);
+	if (bpf_probe_read_user(to, n, from) == 0)
+		return n;
+	*flags |= FLAG_FAULT;
+	u64 before = -(u64)from & (PAGE_SIZE - 1);
+	return before < n && bpf_probe_read_user(to, before, from) == 0 ? before : 0;
+}
+
+static always u64 copy_path(void *to, const void *from, u32 *flags)
+{
+	u64 n = bounded(bpf_probe_read_user_str(to, PATH_SIZE, from), PATH_SIZE);
+	if (n)
+		return n - 1;
+	*flags |= FLAG_FAULT;
+	return 0;
+}
+
+/* ---- system calls -------------------------------------------------------------------------- */
+
+/*
+ * A call of this process, if it is one that qmond follows. 32-bit code on a 64-bit host has other
+ * call numbers; qemu-user is never that, and a native program's are left out.
+ */
+struct entered {
+	struct pt_regs regs;
+	struct qmon_call call;
+};
+
+static always bool is_compat(const struct pt_regs *regs)
+{
+#if defined(__x86_64__)
+	return regs->cs == 0x23; /* __USER32_CS */
+#else
+	return regs->pstate & 0x10; /* PSR_MODE32_BIT */
+#endif
+}
+
+static always u64 argument(const struct pt_regs *regs, u32 position)
+{
+#if defined(__x86_64__)
+	switch (position) {
+	case 0: return regs->di;
+	case 1: return regs->si;
+	case 2: return regs->dx;
+	case 3: return regs->r10;
+	case 4: return regs->r8;
+	case 5: return regs->r9;
+	}
+#else
+	switch (position) {
+	case 0: return regs->orig_x0; /* x0 holds the result at exit */
+	case 1: return regs->regs[1];
+	case 2: return regs->regs[2];
+	case 3: return regs->regs[3];
+	case 4: return regs->regs[4];
+	case 5: return regs->regs[5];
+	}
+#endif
+	return 0;
+}
+
+static always u64 call_number(const void *regs)
+{
+#if defined(__x86_64__)
+	return u64_at(regs, __builtin_offsetof(struct pt_regs, orig_ax));
+#else
+	return u32_at(regs, __builtin_offsetof(struct pt_regs, syscallno));
+#endif
+}
+
+/* Whether the call's row of the table and its registers can be had, and its event is wanted. */
+static always bool understand(struct entered *entered, const void *regs)
+{
+	int key = call_number(regs);
+	struct qmon_call *call = calls.lookup(&key);
+	if (!call || !wanted(call->event))
+		return false;
+	entered->call = *call;
+	return bpf_probe_read_kernel(&entered->regs, sizeof(entered->regs), regs) == 0 &&
+	       !is_compat(&entered->regs);
+}
+
+static always struct room *take_room(void)
+{
+	int zero = 0;
+	struct room *room = rooms.lookup(&zero);
+	if (!room || room->taken)
+		return NULL;
+	room->taken = 1;
+	return room;
+}
+
+/* Sends what stands in the room with n bytes of data, and gives the room back. */
+static always void send_room(struct room *room, u64 n)
+{
+	u64 size = sizeof(room->record) + bounded(n, CAPTURE_MAX);
+	if (events.ringbuf_output(&room->record, size, 0) != 0)
+		count_lost(room->record.event);
+	room->taken = 0;
+}
+
+/*
+ * At a call's entry memory may be absent that the kernel is about to fetch. Then nothing is sent
+ * yet: the call's handler runs again at its exit, as of the time noted here.
+ */
+static always bool put_off(const struct entered *entered, u64 since, u32 flags)
+{
+	if (since || !(flags & FLAG_FAULT) || entered->call.exit != HANDLER_LATE)
+		return false;
+	u32 tid = bpf_get_current_pid_tgid();
+	u64 now = bpf_ktime_get_ns();
+	return late.update(&tid, &now) == 0;
+}
+
+enum content { CONTENT_PATH, CONTENT_BYTES, CONTENT_ADDRESS };
+
+/* One event with data: `size` bytes at `from` (a path is as long as it is). */
+static always void send_content(const struct entered *entered, enum content content, const void *from,
+				u64 size, u64 a, u64 b)
+{
+	struct qmon_settings *s = the_settings();
+	struct room *room = take_room();
+	u32 event = entered->call.event;
+	u32 flags = FLAG_COUNTED;
+	u64 n;
+	if (!s || !room) {
+		count_seen(event);
+		count_lost(event);
+		return;
+	}
+	u64 since = room->since;
+	room->since = 0;
+	if (content == CONTENT_PATH) {
+		n = copy_path(room->data, from, &flags);
+	} else {
+		u64 most = content == CONTENT_BYTES ? s->capture : ADDRESS_SIZE;
+		n = size > most ? most : size;
+		if (n)
+			n = copy_user(room->data, from, n, &flags);
+		if (n < size)
+			flags |= FLAG_TRUNCATED;
+	}
+	if (put_off(entered, since, flags)) {
+		room->taken = 0;
+		return;
+	}
+	count_seen(event);
+	fill_head(&room->record, event, entered->call.call, flags);
+	if (since)
+		room->record.ts = since;
+	room->record.a = a;
+	room->record.b = b;
+	send_room(room, n);
+}
+
+static always void send_integers(const struct entered *entered, u64 a, u64 b)
+{
+	struct qmon_record record = {};
+	fill_head(&record, entered->call.event, entered->call.call, FLAG_COUNTED);
+	record.a = a;
+	record.b = b;
+	count_seen(entered->call.event);
+	send_record(&record);
+}
+
+/* The handlers: tail calls from sys_enter and sys_exit, for tracked processes only. */
+
+int on_path(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (understand(&entered, (void *)ctx->args[0]))
+		send_content(&entered, CONTENT_PATH,
+			     (const void *)argument(&entered.regs, entered.call.arg_a), 0, 0, 0);
+	return 0;
+}
+
+int on_write(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (!understand(&entered, (void *)ctx->args[0]))
+		return 0;
+	u64 size = argument(&entered.regs, 2);
+	if (size)
+		send_content(&entered, CONTENT_BYTES, (const void *)argument(&entered.regs, 1), size,
+			     argument(&entered.regs, 0), size);
+	return 0;
+}
+
+int on_read(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	long result = ctx->args[1];
+	if (result > 0 && understand(&entered, (void *)ctx->args[0]))
+		send_content(&entered, CONTENT_BYTES, (const void *)argument(&entered.regs, 1), result,
+			     argument(&entered.regs, 0), result);
+	return 0;
+}
+
+int on_connect(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (understand(&entered, (void *)ctx->args[0]))
+		send_content(&entered, CONTENT_ADDRESS, (const void *)argument(&entered.regs, 1),
+			     (u32)argument(&entered.regs, 2), 0, 0);
+	return 0;
+}
+
+int on_integers(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (understand(&entered, (void *)ctx->args[0]))
+		send_integers(&entered, argument(&entered.regs, entered.call.arg_a),
+			      argument(&entered.regs, entered.call.arg_b));
+	return 0;
+}
+
+int on_wait(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	long result = ctx->args[1];
+	if (result > 0 && understand(&entered, (void *)ctx->args[0]))
+		send_integers(&entered, result, 0);
+	return 0;
+}
+
+int on_waitid(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	u32 child = 0;
+	if (ctx->args[1] != 0 || !understand(&entered, (void *)ctx->args[0]))
+		return 0;
+	void *info = (void *)argument(&entered.regs, 2);
+	bpf_probe_read_user(&child, sizeof(child), info + SIGINFO_PID);
+	if (child)
+		send_integers(&entered, child, 0);
+	return 0;
+}
+
+/* Runs the handler of a call's entry again, where that was put off. */
+int on_late(struct bpf_raw_tracepoint_args *ctx)
+{
+	int zero = 0, key = call_number((void *)ctx->args[0]);
+	u32 tid = bpf_get_current_pid_tgid();
+	u64 *since = late.lookup(&tid);
+	struct qmon_call *call = calls.lookup(&key);
+	struct room *room = rooms.lookup(&zero);
+	if (!since || !call || !room || room->taken)
+		return 0;
+	room->since = *since;
+	late.delete(&tid);
+	handlers.call(ctx, call->enter);
+	return 0;
+}
+
+/* The process' row of the statistics of this interval, or that of all who found no room. */
+static always struct qmon_statistic *the_statistic(void)
+{
+	struct qmon_settings *s = the_settings();
+	struct qmon_statistic_key key = {};
+	struct qmon_statistic *row, none = {};
+	if (!s)
+		return NULL;
+	key.generation = s->generation;
+	key.pid = bpf_get_current_pid_tgid() >> 32;
+	row = statistics.lookup(&key);
+	if (row)
+		return row;
+	statistics.insert(&key, &none);
+	row = statistics.lookup(&key);
+	if (row)
+		return row;
+	key.pid = OTHERS;
+	return statistics.lookup(&key);
+}
+
+int on_mmap(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (!understand(&entered, (void *)ctx->args[0]))
+		return 0;
+	u64 pages = (argument(&entered.regs, 1) + PAGE_SIZE - 1) / PAGE_SIZE;
+	struct qmon_statistic *row = the_statistic();
+	if (row) {
+		row->mmaps++;
+		if (pages > row->max_pages)
+			row->max_pages = pages;
+	}
+	return 0;
+}
+
+/* TP_PROTO(struct pt_regs *regs, long id) */
+RAW_TRACEPOINT_PROBE(sys_enter)
+{
+	int key = ctx->args[1];
+	struct qmon_call *call = calls.lookup(&key);
+	if (call && call->enter && is_tracked(bpf_get_current_pid_tgid() >> 32))
+		handlers.call(ctx, call->enter);
+	return 0;
+}
+
+/* TP_PROTO(struct pt_regs *regs, long ret) */
+RAW_TRACEPOINT_PROBE(sys_exit)
+{
+	int key = call_number((void *)ctx->args[0]);
+	struct qmon_call *call = calls.lookup(&key);
+	if (call && call->exit && is_tracked(bpf_get_current_pid_tgid() >> 32))
+		handlers.call(ctx, call->exit);
+	return 0;
+}
+
+/* ---- processes ----------------------------------------------------------------------------- */
+
+struct name {
+	u64 words[PATTERN_WORDS];
+};
+
+static always bool starts_with(const struct name *name, const struct qmon_pattern *pattern)
+{
+	u64 differs = 0;
+	for (int i = 0; i < PATTERN_WORDS; i++)
+		differs |= (name->words[i] & pattern->mask[i]) ^ pattern->text[i];
+	return !differs;
+}
+
+static always bool matches(const struct qmon_settings *s, const struct name *name)
+{
+	bool found = false;
+	for (int i = 0; i < PATTERN_MAX; i++)
+		if (i < s->prefixes && starts_with(name, &s->prefix[i]))
+			found = true;
+	for (int i = 0; i < PATTERN_MAX; i++)
+		if (i < s->excludes && starts_with(name, &s->exclude[i]))
+			found = false;
+	return found;
+}
+
+/* What the process executes now: its file's name, the path that was asked for, its arguments. */
+static always void send_image(u32 event, const void *file_name, void *task, void *bprm, u32 flags)
+{
+	int zero = 0;
+	struct image_room *room = image_rooms.lookup(&zero);
+	if (!room || room->taken) {
+		if (flags & FLAG_COUNTED)
+			count_lost(event);
+		return;
+	}
+	room->taken = 1;
+	struct qmon_image *image = &room->image;
+	void *path = pointer_at(bprm, OFFSET_BPRM_FILENAME);
+	if (pointer_at(bprm, OFFSET_BPRM_INTERP) != path)
+		flags |= FLAG_INTERPRETED;
+	fill_head(image, event, 0, flags);
+	image->ppid = u32_at(pointer_at(task, OFFSET_TASK_REAL_PARENT), OFFSET_TASK_TGID);
+	image->uid = bpf_get_current_uid_gid();
+	image->cgroup = bpf_get_current_cgroup_id();
+	image->start = u64_at(task, OFFSET_TASK_START_BOOTTIME);
+
+	/* three parts, each with a NUL at its end: name, path, arguments */
+	u64 at = bounded(bpf_probe_read_kernel_str(room->data, NAME_SIZE, file_name), NAME_SIZE);
+	at += bounded(bpf_probe_read_kernel_str(room->data + at, PATH_SIZE, path), PATH_SIZE);
+	void *mm = pointer_at(task, OFFSET_TASK_MM);
+	u64 from = u64_at(mm, OFFSET_MM_ARG_START);
+	u64 size = u64_at(mm, OFFSET_MM_ARG_END) - from;
+	if (size > ARGV_SIZE) {
+		size = ARGV_SIZE;
+		image->flags |= FLAG_TRUNCATED;
+	}
+	at = bounded(at, NAME_SIZE + PATH_SIZE);
+	size = bounded(size, ARGV_SIZE);
+	if (bpf_probe_read_user(room->data + at, size, (void *)from) != 0) {
+		image->flags |= FLAG_FAULT;
+		size = 0;
+	}
+	size = sizeof(*image) + bounded(at + size, sizeof(room->data));
+	if (events.ringbuf_output(image, size, 0) != 0 && flags & FLAG_COUNTED)
+		count_lost(event);
+	room->taken = 0;
+}
+
+/* TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm) */
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	void *task = (void *)ctx->args[0], *bprm = (void *)ctx->args[2];
+	u32 pid = bpf_get_current_pid_tgid() >> 32, by_exec = ORIGIN_EXEC;
+	struct qmon_settings *s = the_settings();
+	struct name name = {}, comm = {};
+	if (!s)
+		return 0;
+	/* after binfmt_misc this is the interpreter: task->mm->exe_file */
+	void *file = pointer_at(bprm, OFFSET_BPRM_FILE);
+	void *file_name = pointer_at(pointer_at(file, OFFSET_FILE_DENTRY), OFFSET_DENTRY_NAME);
+	if (is_tracked(pid)) {
+		send_image(EVENT_IMAGE, file_name, task, bprm, 0);
+		return 0;
+	}
+	bpf_probe_read_kernel_str(&name, sizeof(name), file_name);
+	bpf_get_current_comm(&comm, COMM_SIZE);
+	if (!matches(s, &name) && !matches(s, &comm))
+		return 0;
+	u32 flags = state_flags(EVENT_TRACK_ADOPT);
+	if (tracked.update(&pid, &by_exec) != 0) {
+		if (flags & FLAG_COUNTED)
+			count_lost(EVENT_TRACK_ADOPT);
+		return 0;
+	}
+	send_image(EVENT_TRACK_ADOPT, file_name, task, bprm, flags);
+	return 0;
+}
+
+/* TP_PROTO(struct task_struct *task, unsigned long clone_flags): in the parent, before the child runs */
+RAW_TRACEPOINT_PROBE(task_newtask)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32, by_fork = ORIGIN_FORK;
+	if (ctx->args[1] & CLONE_THREAD || !is_tracked(pid))
+		return 0;
+	u32 child = u32_at((void *)ctx->args[0], OFFSET_TASK_TGID);
+	struct qmon_record record = {};
+	fill_head(&record, EVENT_TRACK_FORK, 0, state_flags(EVENT_TRACK_FORK));
+	record.a = child;
+	if (tracked.update(&child, &by_fork) == 0)
+		send_record(&record);
+	else if (record.flags & FLAG_COUNTED)
+		count_lost(EVENT_TRACK_FORK);
+	return 0;
+}
+
+/* The last thread's end is the process': the leader may be gone long before. */
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	if (!is_tracked(pid))
+		return 0;
+	void *task = (void *)bpf_get_current_task();
+	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL);
+	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0)
+		return 0;
+	tracked.delete(&pid);
+	struct qmon_record record = {};
+	fill_head(&record, EVENT_EXIT, 0, state_flags(EVENT_EXIT));
+	/* as wait_task_zombie() in kernel/exit.c reads it */
+	if (u32_at(signal, OFFSET_SIGNAL_FLAGS) & SIGNAL_GROUP_EXIT)
+		record.a = u32_at(signal, OFFSET_SIGNAL_GROUP_EXIT_CODE);
+	else
+		record.a = u32_at(pointer_at(task, OFFSET_TASK_GROUP_LEADER), OFFSET_TASK_EXIT_CODE);
+	send_record(&record);
+	return 0;
+}
+
+/* ---- scheduling and signals ---------------------------------------------------------------- */
+
+/* TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, …); prev is current */
+RAW_TRACEPOINT_PROBE(sched_switch)
+{
+	if (!wanted(EVENT_SCHED_SWITCH))
+		return 0;
+	void *next = (void *)ctx->args[2];
+	u64 prev = bpf_get_current_pid_tgid();
+	u32 prev_pid = prev >> 32, next_pid = u32_at(next, OFFSET_TASK_TGID);
+	bool from = is_tracked(prev_pid), to = is_tracked(next_pid);
+	if (!from && !to)
+		return 0;
+	struct qmon_record record = {};
+	fill_head(&record, EVENT_SCHED_SWITCH, 0, FLAG_COUNTED);
+	record.pid = from ? prev_pid : next_pid;
+	record.tid = to ? next_pid : prev_pid;
+	record.a = (u32)prev;
+	record.b = u32_at(next, OFFSET_TASK_PID);
+	count_seen(EVENT_SCHED_SWITCH);
+	send_record(&record);
+	return 0;
+}
+
+/* TP_PROTO(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result) */
+RAW_TRACEPOINT_PROBE(signal_generate)
+{
+	if (!wanted(EVENT_SIGNAL_GENERATE))
+		return 0;
+	void *task = (void *)ctx->args[2];
+	u32 pid = u32_at(task, OFFSET_TASK_TGID);
+	if (!is_tracked(pid))
+		return 0;
+	struct qmon_record record = {};
+	fill_head(&record, EVENT_SIGNAL_GENERATE, 0, FLAG_COUNTED);
+	record.pid = pid;
+	record.tid = u32_at(task, OFFSET_TASK_PID);
+	record.a = (u32)ctx->args[0];
+	count_seen(EVENT_SIGNAL_GENERATE);
+	send_record(&record);
+	return 0;
+}
+
+/* ---- allocation ---------------------------------------------------------------------------- */
+
+/* Attached to one process at a time; the cookie tells free (1) from the others (0). */
+int on_allocation(struct pt_regs *ctx)
+{
+	struct qmon_statistic *row = the_statistic();
+	if (!row)
+		return 0;
+	if (bpf_get_attach_cookie(ctx))
+		row->frees++;
+	else
+		row->allocs++;
+	return 0;
+}

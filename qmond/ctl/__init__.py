@@ -1,0 +1,74 @@
+"""`qmonctl`: asks the daemon, through its socket alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+from qmond import __version__
+from qmond.client import DEFAULT_SOCKET
+from qmond.ctl import status, tail
+from qmond.errors import QmondError
+
+__all__ = ["main"]
+
+
+class Verb(Protocol):
+    """What a module of this package has; its docstring is the verb's help."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what the verb takes."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Do it; returns the exit status. Raises QmondError."""
+
+
+_VERBS: Final[dict[str, Verb]] = {"tail": tail, "status": status}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _VERBS[options.verb].run(options)
+    except QmondError as error:
+        sys.stderr.write(f"qmonctl: {error}\n")
+        return 1
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qmonctl",
+        description="Ask the qmond daemon what qemu-user processes do.",
+        epilog="Exit status: 0, 1 where the daemon is not there or refuses, 2 on wrong arguments.",
+    )
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help=f"the daemon's socket (default: $QMOND_SOCKET or {DEFAULT_SOCKET})",
+    )
+    parser.add_argument("--version", action="version", version=f"qmonctl {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, module in _VERBS.items():
+        description = (module.__doc__ or "").strip()
+        verb = verbs.add_parser(
+            name,
+            help=description.splitlines()[0].rstrip("."),
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

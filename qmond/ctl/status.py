@@ -1,0 +1,52 @@
+"""Say how the daemon is, and what became of every event.
+
+For each type: seen in the kernel = written + lost + suppressed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from qmond.client import Client
+
+__all__ = ["add_arguments", "render", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("--json", action="store_true", help="the daemon's answer as it is")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the status."""
+    with Client(options.socket) as client:
+        status = client.status()
+    sys.stdout.write(json.dumps(status, indent=2) + "\n" if options.json else render(status))
+    return 0
+
+
+def render(status: dict[str, Any]) -> str:
+    """Return a status as a person reads it."""
+    ring, log = status["ring"], status["log"]
+    lines = [
+        f"qmond {status['version']}, up {status['uptime']:.0f} s, boot {status['boot_id']}",
+        f"probes   {' '.join(status['probes'])}",
+        f"ring     {ring['used']} of {ring['size']} bytes in use",
+        f"tracked  {status['tracked']} processes",
+        f"log      {log['path']}, {log['bytes']} bytes, {log['rotated']} rotated files"
+        + (", CANNOT BE WRITTEN" if log["failing"] else ""),
+    ]
+    lines += [
+        f"client   pid {client['pid']}, uid {client['uid']}, "
+        f"sent {client['sent']}, dropped {client['dropped']}"
+        for client in status["clients"]
+    ]
+    lines += ["", f"{'event':16}{'seen':>14}{'written':>14}{'lost':>14}{'suppressed':>14}"]
+    lines += [
+        f"{name:16}{row['seen']:14}{row['written']:14}{row['lost']:14}{row['suppressed']:14}"
+        for name, row in status["counters"].items()
+    ]
+    return "\n".join(lines) + "\n"

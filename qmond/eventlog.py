@@ -1,0 +1,107 @@
+"""The event log: append whole lines, rotate by size, keep a number of old files.
+
+A file that is full is renamed to `events-20261123T083452.123456Z.jsonl`, the moment of its
+rotation, and a new `events.jsonl` is begun: whoever follows by name or by inode misses nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from qmond.errors import InUseError, LogError
+
+__all__ = ["LIVE", "EventLog"]
+
+LIVE: Final = "events.jsonl"
+_ROTATED: Final = "events-*.jsonl"
+_TAIL: Final = 1 << 20
+"""Bytes; no line is as long."""
+
+
+class EventLog:
+    """The log in one directory, which is this daemon's alone: a second one is refused."""
+
+    def __init__(self, directory: Path, *, rotate_size: int, keep_files: int) -> None:
+        """Open the log, and make the directory where there is none. Raises LogError, InUseError."""
+        self._path = directory / LIVE
+        self._rotate_size = rotate_size
+        self._keep_files = keep_files
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._fd = _open(self._path)
+            self.bytes = _end_torn_line(self._fd)
+        except OSError as error:
+            raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
+        self.rotated = len(self._old())
+
+    @property
+    def path(self) -> Path:
+        """The file that is written to now."""
+        return self._path
+
+    def last_line(self) -> dict[str, object] | None:
+        """Return the last line of the live file, where it is a whole JSON object."""
+        tail = os.pread(self._fd, _TAIL, max(0, self.bytes - _TAIL))
+        try:
+            found = orjson.loads(tail.rstrip(b"\n").rpartition(b"\n")[2])
+        except orjson.JSONDecodeError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write(self, lines: bytes) -> None:
+        """Append whole lines; a file that is full is rotated before. Raises LogError."""
+        try:
+            if self.bytes and self.bytes + len(lines) > self._rotate_size:
+                self._rotate()
+            view = memoryview(lines)
+            while view:
+                written = os.write(self._fd, view)
+                self.bytes += written
+                view = view[written:]
+        except OSError as error:
+            raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the live file."""
+        os.close(self._fd)
+
+    def _old(self) -> list[Path]:
+        return sorted(self._path.parent.glob(_ROTATED))  # the names sort by time
+
+    def _rotate(self) -> None:
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        self._path.rename(self._path.with_name(f"events-{moment}.jsonl"))
+        fresh = _open(self._path)
+        os.close(self._fd)
+        self._fd, self.bytes = fresh, 0
+        old = self._old()
+        for path in old[: -self._keep_files]:
+            path.unlink()
+        self.rotated = min(len(old), self._keep_files)
+
+
+def _open(path: Path) -> int:
+    """Open for appending, and take the lock that says whose it is; no symbolic link is followed."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise InUseError(
+            f"{path}: another qmond writes this log", hint="give this one another log.dir"
+        ) from error
+    return fd
+
+
+def _end_torn_line(fd: int) -> int:
+    """Return the file's size, after ending a last line that a crash cut off."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        size += os.write(fd, b"\n")
+    return size

@@ -1,0 +1,123 @@
+"""What /proc says of processes: parsers that take bytes, and readers that fetch them.
+
+The formats: proc(5). Where procfs is another than /proc, its root is a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from struct import iter_unpack
+from typing import Final
+
+__all__ = [
+    "PROC",
+    "Stat",
+    "parse_auxv",
+    "parse_cgroup",
+    "parse_cmdline",
+    "parse_stat",
+    "parse_uid",
+    "pids",
+    "read_cgroup",
+    "read_cmdline",
+    "read_exe",
+    "read_execfn",
+    "read_stat",
+    "read_uid",
+]
+
+PROC: Final = Path("/proc")
+
+_AT_EXECFN: Final = 31
+_PATH_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Of /proc/PID/stat: `start` in clock ticks since boot."""
+
+    comm: bytes
+    state: str
+    ppid: int
+    start: int
+
+
+def parse_stat(data: bytes) -> Stat:
+    """Parse /proc/PID/stat; comm may hold spaces and parentheses. Raises ValueError."""
+    comm = data[data.index(b"(") + 1 : data.rindex(b")")]
+    rest = data[data.rindex(b")") + 1 :].split()
+    return Stat(comm=comm, state=rest[0].decode(), ppid=int(rest[1]), start=int(rest[19]))
+
+
+def parse_cmdline(data: bytes) -> list[bytes]:
+    """Parse a NUL-terminated argument vector."""
+    return data.removesuffix(b"\0").split(b"\0") if data else []
+
+
+def parse_uid(data: bytes) -> int:
+    """Return the real user ID of /proc/PID/status. Raises ValueError."""
+    for line in data.splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[1])
+    raise ValueError("no Uid line")
+
+
+def parse_cgroup(data: bytes) -> str | None:
+    """Return the cgroup v2 path of /proc/PID/cgroup, if there is that hierarchy."""
+    for line in data.decode(errors="replace").splitlines():
+        if line.startswith("0::"):
+            return line.removeprefix("0::")
+    return None
+
+
+def parse_auxv(data: bytes) -> dict[int, int]:
+    """Parse the auxiliary vector of a 64-bit process: AT_* → value, see getauxval(3)."""
+    return dict(iter_unpack("=QQ", data[: len(data) // 16 * 16]))
+
+
+def pids(root: Path = PROC) -> Iterator[int]:
+    """Yield the IDs of all processes."""
+    with os.scandir(root) as entries:
+        yield from (int(entry.name) for entry in entries if entry.name.isdecimal())
+
+
+def read_stat(pid: int, root: Path = PROC) -> Stat:
+    """Read /proc/PID/stat. Raises OSError where the process is gone."""
+    return parse_stat((root / str(pid) / "stat").read_bytes())
+
+
+def read_cmdline(pid: int, root: Path = PROC) -> list[bytes]:
+    """Read /proc/PID/cmdline. Raises OSError where the process is gone."""
+    return parse_cmdline((root / str(pid) / "cmdline").read_bytes())
+
+
+def read_uid(pid: int, root: Path = PROC) -> int:
+    """Read the real user ID. Raises OSError where the process is gone."""
+    return parse_uid((root / str(pid) / "status").read_bytes())
+
+
+def read_cgroup(pid: int, root: Path = PROC) -> str | None:
+    """Read the cgroup v2 path. Raises OSError where the process is gone."""
+    return parse_cgroup((root / str(pid) / "cgroup").read_bytes())
+
+
+def read_exe(pid: int, root: Path = PROC) -> bytes:
+    """Read the path of the executable. Raises OSError for kernel threads and where it is gone."""
+    path = os.readlink(os.fsencode(root / str(pid) / "exe"))
+    return path.removesuffix(b" (deleted)")
+
+
+def read_execfn(pid: int, root: Path = PROC) -> bytes | None:
+    """Read the path that execve was asked for; None where the process has overwritten it.
+
+    Raises OSError where the process is gone or may not be read.
+    """
+    at = parse_auxv((root / str(pid) / "auxv").read_bytes()).get(_AT_EXECFN)
+    if not at:
+        return None
+    with (root / str(pid) / "mem").open("rb", buffering=0) as memory:
+        memory.seek(at)
+        return memory.read(_PATH_MAX).partition(b"\0")[0] or None

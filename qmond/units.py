@@ -1,0 +1,29 @@
+"""Sizes and times as people write them: `64M`, `30s`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["parse_seconds", "parse_size"]
+
+_SIZES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_size(value: object) -> int:
+    """Return bytes of `4096`, `64K`, `64M`, `1G`: powers of 1024. Raises ValueError."""
+    match = (
+        re.fullmatch(r"(\d{1,15})([KMGT]?)", str(value)) if not isinstance(value, bool) else None
+    )
+    if match is None:
+        raise ValueError("a size such as 4096, 64K or 8M")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def parse_seconds(value: object) -> float:
+    """Return seconds of `250ms`, `1s`, `5m`, `1h`, `7d`. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)", str(value))
+    if match is None:
+        raise ValueError("a time such as 250ms, 1s, 5m, 1h or 7d")
+    return float(match[1]) * _SECONDS[match[2]]
