@@ -238,8 +238,9 @@ class Config:
 
 def parse_config(text: str, name: str) -> Config:
     """Return the configuration that a file's text says. Raises ConfigError with every fault."""
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         faults: list[str] = []
         config: Config = _read(Config, node, loader, _Place(name, ""), faults)
@@ -247,9 +248,10 @@ def parse_config(text: str, name: str) -> Config:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError([f"{name}:{line}: not YAML: {error.problem}"]) from error
     except yaml.YAMLError as error:
-        raise ConfigError([f"{name}:1: not YAML: {error}"]) from error
+        raise ConfigError([f"{name}:1: not YAML: {str(error).splitlines()[0]}"]) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if faults:
         raise ConfigError(faults)
     return config

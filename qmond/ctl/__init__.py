@@ -68,7 +68,3 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(verb)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

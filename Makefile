@@ -1,0 +1,14 @@
+# Everything is in script/, which needs no make; this forwards to it.
+.PHONY: setup demo test check generate
+
+setup demo test:
+	script/$@
+
+check:
+	script/setup test
+	.venv/bin/pytest -q tests/test_code.py
+
+generate:
+	script/setup run
+	.venv/bin/python -m qmond.schema page >docs/events.md
+	.venv/bin/python -m qmond.schema schema >docs/events.schema.json

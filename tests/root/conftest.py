@@ -1,0 +1,232 @@
+"""Real guests, a real daemon, the real kernel: what the root tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+GUESTS = Path(__file__).parent / "guests"
+COMPILERS = {
+    "aarch64": "aarch64-linux-gnu-gcc",
+    "arm": "arm-linux-gnueabihf-gcc",
+    "riscv64": "riscv64-linux-gnu-gcc",
+}
+QMONCTL = Path(sys.executable).with_name("qmonctl")
+BINFMT = Path("/proc/sys/fs/binfmt_misc")
+PATIENCE = 20
+"""Seconds; what takes a moment here may take many on a busy machine."""
+
+
+def _missing() -> str:
+    """Return what a root test needs and this machine does not have, or nothing."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        return "needs a kernel with BTF"
+    tools = ["qemu-aarch64", "qemu-aarch64-static", "strace", "nc", "jq", *COMPILERS.values()]
+    absent = [tool for tool in tools if shutil.which(tool) is None]
+    return f"needs {', '.join(absent)}" if absent else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip with a reason; where CI runs, a root test that cannot run is a failure."""
+    reason = _missing()
+    for item in items:
+        if not item.path.is_relative_to(Path(__file__).parent):
+            continue
+        item.add_marker("root")
+        if reason and not os.environ.get("CI"):
+            item.add_marker(pytest.mark.skip(reason=f"{reason}: run `sudo script/test`"))
+        elif reason:
+            pytest.exit(f"the root tests cannot run: {reason}", returncode=1)
+
+
+Value = TypeVar("Value")
+
+
+def wait_until(condition: Callable[[], Value]) -> Value:
+    """Return a condition's value once it is true."""
+    end = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return value
+
+
+# ---- guests ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return what compiles a guest for an architecture, once."""
+    folder = tmp_path_factory.mktemp("guests")
+
+    def compile_guest(name: str, arch: str) -> Path:
+        program = folder / f"{name}-{arch}"
+        if not program.exists():
+            source = GUESTS / f"{name}.c"
+            flags = ["-static", "-pthread", "-O1", "-w"]
+            subprocess.run([COMPILERS[arch], *flags, "-o", program, source], check=True)
+        return program
+
+    return compile_guest
+
+
+@pytest.fixture
+def binfmt() -> Iterator[Callable[[str], None]]:
+    """Return what registers an interpreter with binfmt_misc; all is undone afterwards."""
+    mounted = (BINFMT / "register").exists()
+    if not mounted:
+        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True)
+    entries: list[Path] = []
+
+    def register(arch: str) -> None:
+        entry = BINFMT / f"qemu-{arch}"
+        if not entry.exists():
+            (BINFMT / "register").write_bytes(
+                Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf").read_bytes().strip()
+            )
+            entries.append(entry)
+
+    yield register
+    for entry in entries:
+        entry.write_text("-1")
+    if not mounted:
+        subprocess.run(["umount", BINFMT], check=True)
+
+
+# ---- the daemon --------------------------------------------------------------------------------
+
+
+@dataclass
+class Qmond:
+    """A running daemon of a test's own."""
+
+    process: subprocess.Popen[bytes]
+    socket: Path
+    log: Path
+    ready_after: float
+    stopped: bool = False
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all that is in the log now; a line that is not JSON fails the test."""
+        files = [*sorted(self.log.glob("events-*.jsonl")), self.log / "events.jsonl"]
+        return [
+            json.loads(line)
+            for file in files
+            for line in file.read_bytes().splitlines(keepends=True)
+            if line.endswith(b"\n")
+        ]
+
+    def of(self, pid: int) -> list[dict[str, Any]]:
+        """Return a process' events, once it has ended."""
+
+        def ended() -> list[dict[str, Any]]:
+            found = [event for event in self.events() if event.get("pid") == pid]
+            return found if any(event["event"] == "EXIT" for event in found) else []
+
+        return wait_until(ended)
+
+    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run qmonctl."""
+        command = [QMONCTL, "--socket", self.socket, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `qmonctl status --json` says."""
+        status: dict[str, Any] = json.loads(self.ctl("status", "--json").stdout)
+        return status
+
+    def stop(self) -> list[dict[str, Any]]:
+        """Stop in order, check the books, and return all events."""
+        self.stopped = True
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(PATIENCE) == 0
+        events = self.events()
+        check_books(events)
+        return events
+
+
+def check_books(events: list[dict[str, Any]]) -> None:
+    """Hold END's totals against the lines since START: seen = written + lost + suppressed."""
+    starts = [at for at, event in enumerate(events) if event.get("event") == "START"]
+    events = events[starts[-1] :]
+    end = events[-1]
+    assert end["event"] == "END"
+    if "totals" not in end:  # with `fields: original`
+        return
+    lines = Counter(event.get("event") or event["evt"] for event in events[:-1])
+    assert {name: row["written"] for name, row in end["totals"].items()} == lines
+    for name, row in end["totals"].items():
+        assert row["seen"] == row["written"] + row["lost"] + row["suppressed"], name
+
+
+StartQmond = Callable[..., Qmond]
+
+
+@pytest.fixture
+def qmond(tmp_path: Path) -> Iterator[StartQmond]:
+    """Return what starts a daemon with a configuration; it is ready then, and stopped at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**config: Any) -> Qmond:
+            daemon = start_qmond(tmp_path, config)
+            stack.callback(end_qmond, daemon)
+            return daemon
+
+        yield start
+
+
+def start_qmond(folder: Path, config: dict[str, Any]) -> Qmond:
+    """Start a daemon and wait for READY=1, which it tells as it tells systemd."""
+    log = config.setdefault("log", {})
+    log.setdefault("dir", str(folder / "log"))
+    path = Path(config.setdefault("socket", {}).setdefault("path", str(folder / "qmond.sock")))
+    file = folder / "qmon.yaml"
+    file.write_text(yaml.safe_dump(config))
+    notify = folder / "notify"
+    notify.unlink(missing_ok=True)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+        (folder / "stderr").open("ab") as said,
+    ):
+        notified.bind(str(notify))
+        notified.settimeout(PATIENCE)
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qmond", "--config", str(file)],
+            env=os.environ | {"NOTIFY_SOCKET": str(notify)},
+            stderr=said,
+        )
+        try:
+            assert notified.recv(4096) == b"READY=1"
+        except (TimeoutError, AssertionError):
+            process.kill()
+            process.wait()
+            pytest.fail((folder / "stderr").read_text())
+        took = time.monotonic() - began
+    return Qmond(process=process, socket=path, log=Path(log["dir"]), ready_after=took)
+
+
+def end_qmond(daemon: Qmond) -> None:
+    """Make sure that a test's daemon is gone, and that its books were right."""
+    if not daemon.stopped and daemon.process.poll() is None:
+        daemon.stop()
+    if daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()

@@ -1,0 +1,88 @@
+"""The code itself: format, lint, types, import order, sizes, and a test file for each module."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = (
+    "__init__ errors units records events calls advice schema bpf.__init__ bpf.header config bpf.btf "
+    "bpf.maps bpf.ring bpf.load bpf.probes procfs bpf.uprobes cgroups processes adoption encode "
+    "eventlog accounting allocations protocol server daemon __main__ client ctl.tail ctl.status ctl.__init__"
+).split()
+"""Each module may import only those before it."""
+MODULES = sorted((ROOT / "qmond").rglob("*.py"))
+TESTED_TOGETHER = {
+    "records": "test_events", "calls": "test_events", "schema": "test_events", "advice": "test_encode",
+    "errors": "test_config", "units": "test_config", "header": "test_events",
+    "load": "root/test_daemon", "probes": "root/test_events", "daemon": "root/test_daemon",
+    "__main__": "root/test_daemon", "tail": "root/test_daemon", "status": "test_ctl",
+    "__init__": "test_ctl", "allocations": "root/test_allocations",
+}
+"""Modules whose tests stand in another's file."""
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_is_formatted() -> None:
+    run("ruff", "format", "--check", ".")
+
+
+def test_has_no_lint() -> None:
+    run("ruff", "check", ".")
+
+
+def test_types_are_right() -> None:
+    run("mypy")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "qmond").with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qmond"):
+            base = node.module.removeprefix("qmond").removeprefix(".")
+            for alias in node.names:
+                below = f"{base}.{alias.name}".removeprefix(".")
+                found.add(below if below in ORDER else base or "__init__")
+    return {f"{name}.__init__" if f"{name}.__init__" in ORDER else name for name in found}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_only_what_stands_above_it(path: Path) -> None:
+    above = ORDER[: ORDER.index(name_of(path))]
+    assert imports(path) <= set(above)
+
+
+def test_qmonctl_and_the_client_need_nothing_of_the_daemon() -> None:
+    for path in [ROOT / "qmond/client.py", *(ROOT / "qmond/ctl").glob("*.py")]:
+        outside = {name for name in imports(path) if not name.startswith("ctl.")}
+        assert outside <= {"__init__", "errors", "client"}
+
+
+def test_bcc_is_imported_by_the_loader_alone() -> None:
+    importers = [name_of(path) for path in MODULES if "from bcc import" in path.read_text()]
+    assert importers == ["bpf.load"]
+
+
+def test_modules_stay_under_400_lines() -> None:
+    assert [name_of(path) for path in MODULES if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_each_module_has_a_test_file() -> None:
+    for path in MODULES:
+        name = path.stem
+        file = ROOT / "tests" / f"{TESTED_TOGETHER.get(name, f'test_{name}')}.py"
+        if path.read_text().count("\n") > 5:
+            assert file.exists(), f"{name_of(path)} has no {file.name}"

@@ -1,0 +1,210 @@
+"""Records to lines: content above all, which guests choose."""
+
+import base64
+import json
+import socket
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmond.encode import Anchor, Encoder, address, content, ending
+from qmond.events import EVENTS, NUMBER, PUBLIC
+from qmond.processes import Process, ProcessTable
+from qmond.records import IMAGE_FORMAT, RECORD_FORMAT, Flag
+
+ANCHOR = Anchor(1_700_000_000_000_000_000)
+
+
+def table() -> ProcessTable:
+    return ProcessTable(lambda _pid: None, {7: "/user.slice"}.get)
+
+
+def record(name: str, data: bytes = b"", *, a: int = 0, b: int = 0, flags: int = Flag.COUNTED) -> bytes:
+    return RECORD_FORMAT.pack(1_234_567_891, 42, 43, NUMBER[name], 0, flags, a, b) + data
+
+
+def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.COUNTED) -> bytes:
+    head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 7, 5_019_999_999)
+    return head + b"\0".join([bin_, path, *argv, b""])
+
+
+def lines(*records: bytes, fields: str = "full") -> list[dict[str, Any]]:
+    found = Encoder(fields=fields).encode(records, table(), 1, ANCHOR)
+    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line, _, _, _ in found)
+    return [json.loads(line) for line, _, _, _ in found]
+
+
+def test_a_line_has_the_original_keys_then_ours() -> None:
+    (line,) = lines(record("READ", b"pwd\n", a=0, b=4))
+    assert line == {
+        "ts": 1.234567,
+        "event": "READ",
+        "pid": 42,
+        "fd": 0,
+        "buf": "pwd\n",
+        "len": 4,
+        "time": "2023-11-14T22:13:21.234567Z",
+        "seq": 1,
+        "tid": 43,
+    }
+    assert list(line)[:5] == ["ts", "event", "pid", "fd", "buf"]
+    (line,) = lines(record("READ", b"pwd\n", a=0, b=4), fields="original")
+    assert list(line) == ["ts", "event", "pid", "fd", "buf"]
+
+
+def test_a_process_is_named_from_its_exec_on_and_its_child_from_the_fork_on() -> None:
+    opened = record("TRACK_OPENAT", b"/etc/passwd")
+    found = lines(
+        image("TRACK_ADOPT", b"qemu-arm-static", b"./prog", b"x", b"./prog", b"-v", flags=Flag.COUNTED | Flag.INTERPRETED),
+        opened,
+        image("IMAGE", b"sh", b"/bin/sh", b"sh", flags=0),
+        opened,
+    )
+    adopted, before, after = found
+    assert adopted["argv"] == ["x", "./prog", "-v"]
+    assert (adopted["guest"], adopted["arch"], adopted["uid"]) == ("./prog", "arm", 1000)
+    assert (adopted["cgroup"], adopted["start"]) == ("/user.slice", 5.01)
+    assert (before["bin"], before["arch"], before["guest"]) == ("qemu-arm-static", "arm", "./prog")
+    assert (after["bin"], after.get("arch"), after["guest"]) == ("sh", None, "/bin/sh")
+    assert [line["seq"] for line in found] == [1, 2, 3]
+
+
+def test_a_child_is_what_its_parent_is_and_is_forgotten_at_its_end() -> None:
+    processes = table()
+    child = RECORD_FORMAT.pack(1, 44, 44, NUMBER["EXIT"], 0, Flag.COUNTED, 0x0300, 0)
+    found = Encoder().encode(
+        [image("TRACK_ADOPT", b"qemu-arm", b"qemu-arm", b"qemu-arm", b"prog"), record("TRACK_FORK", a=44), child],
+        processes,
+        1,
+        ANCHOR,
+    )
+    last = json.loads(found[-1][0])
+    assert (last["event"], last["code"], last["guest"]) == ("EXIT", 3, "prog")
+    assert [process.pid for process in processes] == [42]
+    assert found[1][1:] == (NUMBER["TRACK_FORK"], 42, 44)
+
+
+def test_what_nobody_wants_moves_the_process_table_and_makes_no_line() -> None:
+    processes = table()
+    assert Encoder().encode([record("TRACK_FORK", a=44, flags=0)], processes, 1, ANCHOR) == []
+    assert {process.pid for process in processes} == {42, 44}
+
+
+@pytest.mark.parametrize(
+    ("data", "truncated", "buf", "exact"),
+    [
+        (b"plain", False, "plain", None),
+        (b'q"\\\n\t\0\x1b', False, 'q"\\\n\t\0\x1b', None),
+        ("h\u00e9".encode(), False, "h\u00e9", None),
+        (b"\xff\xfe", False, "\ufffd\ufffd", b"\xff\xfe"),
+        (b"a\xe2\x82", True, "a", None),  # a character that the capture cut
+        (b"a\xe2\x82", False, "a\ufffd\ufffd", b"a\xe2\x82"),  # one that the guest did not finish
+        (b"\xff\xe2\x82", True, "\ufffd\ufffd\ufffd", b"\xff\xe2\x82"),
+        (b"\xe2\x82\xac", True, "\u20ac", None),
+        (b"a\xf0\x9f\x98", True, "a", None),
+        (b"\xed\xa0\x80", False, "\ufffd\ufffd\ufffd", b"\xed\xa0\x80"),  # a surrogate is no UTF-8
+    ],
+)
+def test_content(data: bytes, truncated: bool, buf: str, exact: bytes | None) -> None:  # noqa: FBT001
+    text, encoded = content(data, truncated=truncated)
+    assert json.loads(text) == buf
+    assert (base64.b64decode(encoded) if encoded is not None else None) == exact
+
+
+@given(st.binary(), st.booleans())
+def test_content_is_never_lost(data: bytes, truncated: bool) -> None:  # noqa: FBT001
+    text, exact = content(data, truncated=truncated)
+    if exact is not None:
+        assert base64.b64decode(exact) == data
+    else:
+        kept = json.loads(text).encode()
+        assert data.startswith(kept)
+        assert len(data) - len(kept) <= (3 if truncated else 0)
+
+
+@given(
+    st.sampled_from([event for event in PUBLIC if event.fields and not event.statistic]),
+    st.binary(max_size=300),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 7),
+)
+def test_any_record_makes_valid_json(event: Any, data: bytes, a: int, b: int, flags: int) -> None:
+    if event.name == "TRACK_ADOPT":
+        raw = image("TRACK_ADOPT", data.replace(b"\0", b""), b"p", data)
+    else:
+        raw = record(event.name, data, a=a, b=b, flags=flags | Flag.COUNTED)
+    (line,) = lines(raw)
+    assert line["event"] == event.name
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (struct.pack("=H", socket.AF_INET) + b"\x00\x50\xc0\x00\x02\x07" + bytes(8), "192.0.2.7:80"),
+        (
+            struct.pack("=H", socket.AF_INET6) + b"\x01\xbb" + bytes(4) + socket.inet_pton(socket.AF_INET6, "2001:db8::1") + bytes(4),
+            "[2001:db8::1]:443",
+        ),
+        (struct.pack("=H", socket.AF_UNIX) + b"/run/x.sock\0junk", "unix:/run/x.sock"),
+        (struct.pack("=H", socket.AF_UNIX) + b"\0abstract", "unix:@abstract"),
+        (struct.pack("=H", socket.AF_UNIX), "unix:"),
+        (struct.pack("=H", 16) + bytes(10), "family:16"),
+        (struct.pack("=H", socket.AF_INET) + b"\x00", "family:2"),
+        (b"", "family:none"),
+    ],
+)
+def test_addresses(data: bytes, text: str) -> None:
+    assert address(data) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "a", "b", "expected"),
+    [
+        ("SOCKET", 2, 1 | 0o2000000, {"domain": 2, "type": 0o2000001}),
+        ("DUP2", 0xFFFF_FFFF, 3, {"oldfd": -1, "newfd": 3}),
+        ("SETUID", 0xFFFF_FFFF_FFFF_FFFF, 0, {"uid": -1}),
+        ("MPROTECT", 5, 0, {"read": 1, "write": 0, "exec": 1}),
+        ("MADVICE", 4, 0, {"advice": "MADV_DONTNEED"}),
+        ("MADVICE", 77, 0, {"advice": "MADV_OTHER"}),
+        ("SENDTO", 2**63, 0, {"len": 2**63}),
+        ("SIGNAL_GENERATE", 11, 0, {"sig": 11}),
+    ],
+)
+def test_integers_have_their_c_types_width_and_sign(
+    name: str, a: int, b: int, expected: dict[str, object]
+) -> None:
+    (line,) = lines(record(name, a=a, b=b))
+    assert {key: line[key] for key in expected} == expected
+
+
+def test_how_a_process_ended() -> None:
+    assert ending(0x0700) == {"code": 7, "signal": None}
+    assert ending(9) == {"code": None, "signal": 9}
+    assert ending(0x80 | 11) == {"code": None, "signal": 11}  # with a core dump
+
+
+def test_relative_timestamps_count_from_the_start() -> None:
+    encoder = Encoder(epoch_ns=1_234_000_000)
+    line = encoder.encode([record("SENDTO", a=1)], table(), 1, ANCHOR)[0][0]
+    assert json.loads(line)["ts"] == 0.000567
+    assert line.startswith(b'{"ts":0.000567,')
+
+
+def test_statistics_carry_their_type_as_evt() -> None:
+    line = Encoder(fields="original").compose("FREE_SUM", 7_000_000_000, {"meta": {"count": 3}}, 1, ANCHOR)
+    assert line == b'{"ts":7.000000,"pid":-1,"evt":"FREE_SUM","meta":{"count":3}}\n'
+
+
+def test_every_event_of_a_record_is_known_to_the_encoder() -> None:
+    assert [event.name for event in EVENTS if event.internal] == ["IMAGE"]
+
+
+def test_a_process_is_looked_up_where_its_record_was_lost() -> None:
+    known = Process(42, 1, "qemu-arm", "procfs", (), b"/found", "arm", 0, None, 0).rendered()
+    processes = ProcessTable(lambda pid: known if pid == 42 else None, lambda _id: None)
+    line = Encoder().encode([record("SENDTO", a=1)], processes, 1, ANCHOR)[0][0]
+    assert json.loads(line)["guest"] == "/found"
