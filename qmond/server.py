@@ -176,6 +176,8 @@ class Client(asyncio.Protocol):
             transport.write(refusal(None, error))
             transport.close()
             return
+        half = self._hub.limits.client_buffer // 2
+        transport.set_write_buffer_limits(high=half, low=half // 2)
         self._hub.clients.add(self)
         _log.debug("client connected: %s", self.peer)
         transport.write(greeting(__version__, self._hub.boot_id))
@@ -201,11 +203,6 @@ class Client(asyncio.Protocol):
         if self._transport.is_closing():
             return
         room = self._hub.limits.client_buffer - self._transport.get_write_buffer_size()
-        if self._untold and room > self._hub.limits.client_buffer // 2:
-            self._transport.write(self._hub.dropped(self._untold))
-            self._untold = 0
-        if not lines:
-            return
         if self._untold or len(lines) > room:
             self._untold += count
             self.dropped += count
@@ -213,10 +210,15 @@ class Client(asyncio.Protocol):
         self._transport.write(lines)
         self.sent += count
 
-    def finish(self) -> None:
-        """Hang up once everything is sent."""
+    def resume_writing(self) -> None:
+        """Tell what was left out, now that there is room again: asyncio calls this."""
         if self._untold:
             self._transport.write(self._hub.dropped(self._untold))
+            self._untold = 0
+
+    def finish(self) -> None:
+        """Hang up once everything is sent."""
+        self.resume_writing()
         self._transport.close()
 
     def abort(self) -> None:

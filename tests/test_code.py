@@ -8,19 +8,59 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = (
-    "__init__ errors units records events calls advice schema bpf.__init__ bpf.header config bpf.btf "
-    "bpf.maps bpf.ring bpf.load bpf.probes procfs bpf.uprobes cgroups processes adoption encode "
-    "eventlog accounting allocations protocol server daemon __main__ client ctl.tail ctl.status ctl.__init__"
-).split()
+ORDER = [
+    "__init__",
+    "errors",
+    "units",
+    "records",
+    "events",
+    "calls",
+    "advice",
+    "schema",
+    "bpf.__init__",
+    "bpf.header",
+    "config",
+    "bpf.btf",
+    "bpf.maps",
+    "bpf.ring",
+    "bpf.load",
+    "bpf.probes",
+    "procfs",
+    "bpf.uprobes",
+    "cgroups",
+    "processes",
+    "adoption",
+    "encode",
+    "eventlog",
+    "accounting",
+    "allocations",
+    "protocol",
+    "server",
+    "daemon",
+    "__main__",
+    "client",
+    "ctl.tail",
+    "ctl.status",
+    "ctl.__init__",
+]
 """Each module may import only those before it."""
 MODULES = sorted((ROOT / "qmond").rglob("*.py"))
 TESTED_TOGETHER = {
-    "records": "test_events", "calls": "test_events", "schema": "test_events", "advice": "test_encode",
-    "errors": "test_config", "units": "test_config", "header": "test_events",
-    "load": "root/test_daemon", "probes": "root/test_events", "daemon": "root/test_daemon",
-    "__main__": "root/test_daemon", "tail": "root/test_daemon", "status": "test_ctl",
-    "__init__": "test_ctl", "allocations": "root/test_allocations",
+    "records": "test_events",
+    "calls": "test_events",
+    "schema": "test_events",
+    "advice": "test_encode",
+    "errors": "test_config",
+    "units": "test_config",
+    "header": "test_events",
+    "load": "root/test_daemon",
+    "probes": "root/test_actions",
+    "daemon": "root/test_daemon",
+    "__main__": "root/test_daemon",
+    "tail": "root/test_daemon",
+    "status": "test_ctl",
+    "__init__": "test_ctl",
+    "allocations": "root/test_allocations",
 }
 """Modules whose tests stand in another's file."""
 

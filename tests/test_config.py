@@ -19,8 +19,28 @@ def faults(text: str) -> list[str]:
 def test_the_shipped_file_has_every_key_with_its_default() -> None:
     text = SHIPPED.read_text()
     assert parse_config(text, "etc/qmon.yaml") == Config()
-    keys = [line.strip().split(":")[0] for line in text.splitlines() if not line.lstrip().startswith(("#", "-"))]
-    for key in "prefixes exclude events bytes interval allocations timestamps fields size dir files path client_buffer max_clients procfs".split():
+    keys = [
+        line.strip().split(":")[0]
+        for line in text.splitlines()
+        if not line.lstrip().startswith(("#", "-"))
+    ]
+    for key in [
+        "prefixes",
+        "exclude",
+        "events",
+        "bytes",
+        "interval",
+        "allocations",
+        "timestamps",
+        "fields",
+        "size",
+        "dir",
+        "files",
+        "path",
+        "client_buffer",
+        "max_clients",
+        "procfs",
+    ]:
         assert key in keys
 
 
@@ -30,7 +50,8 @@ def test_an_empty_file_means_the_defaults() -> None:
 
 def test_values_have_units() -> None:
     config = parse_config(
-        "ring: {size: 1M}\ncapture: {bytes: 4K}\nstats: {interval: 250ms}\nevents: [WRITE, READ]", "x"
+        "ring: {size: 1M}\ncapture: {bytes: 4K}\nstats: {interval: 250ms}\nevents: [WRITE, READ]",
+        "x",
     )
     assert (config.ring.size, config.capture.bytes) == (1 << 20, 4096)
     assert config.stats.interval == 0.25
@@ -38,7 +59,9 @@ def test_values_have_units() -> None:
 
 
 def test_every_fault_is_told_at_once_with_its_line() -> None:
-    text = "ring:\n  size: 5M\n  colour: red\nfields: some\nlog: here\nsocket:\n  max_clients: true\n"
+    text = (
+        "ring:\n  size: 5M\n  colour: red\nfields: some\nlog: here\nsocket:\n  max_clients: true\n"
+    )
     assert faults(text) == [
         "qmon.yaml:2: ring.size: is '5M'; expected a power of two from 64K to 1G",
         "qmon.yaml:3: ring.colour: unknown key; expected one of size",

@@ -22,7 +22,9 @@ def table() -> ProcessTable:
     return ProcessTable(lambda _pid: None, {7: "/user.slice"}.get)
 
 
-def record(name: str, data: bytes = b"", *, a: int = 0, b: int = 0, flags: int = Flag.COUNTED) -> bytes:
+def record(
+    name: str, data: bytes = b"", *, a: int = 0, b: int = 0, flags: int = Flag.COUNTED
+) -> bytes:
     return RECORD_FORMAT.pack(1_234_567_891, 42, 43, NUMBER[name], 0, flags, a, b) + data
 
 
@@ -58,7 +60,15 @@ def test_a_line_has_the_original_keys_then_ours() -> None:
 def test_a_process_is_named_from_its_exec_on_and_its_child_from_the_fork_on() -> None:
     opened = record("TRACK_OPENAT", b"/etc/passwd")
     found = lines(
-        image("TRACK_ADOPT", b"qemu-arm-static", b"./prog", b"x", b"./prog", b"-v", flags=Flag.COUNTED | Flag.INTERPRETED),
+        image(
+            "TRACK_ADOPT",
+            b"qemu-arm-static",
+            b"./prog",
+            b"x",
+            b"./prog",
+            b"-v",
+            flags=Flag.COUNTED | Flag.INTERPRETED,
+        ),
         opened,
         image("IMAGE", b"sh", b"/bin/sh", b"sh", flags=0),
         opened,
@@ -76,7 +86,11 @@ def test_a_child_is_what_its_parent_is_and_is_forgotten_at_its_end() -> None:
     processes = table()
     child = RECORD_FORMAT.pack(1, 44, 44, NUMBER["EXIT"], 0, Flag.COUNTED, 0x0300, 0)
     found = Encoder().encode(
-        [image("TRACK_ADOPT", b"qemu-arm", b"qemu-arm", b"qemu-arm", b"prog"), record("TRACK_FORK", a=44), child],
+        [
+            image("TRACK_ADOPT", b"qemu-arm", b"qemu-arm", b"qemu-arm", b"prog"),
+            record("TRACK_FORK", a=44),
+            child,
+        ],
         processes,
         1,
         ANCHOR,
@@ -144,9 +158,16 @@ def test_any_record_makes_valid_json(event: Any, data: bytes, a: int, b: int, fl
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (struct.pack("=H", socket.AF_INET) + b"\x00\x50\xc0\x00\x02\x07" + bytes(8), "192.0.2.7:80"),
         (
-            struct.pack("=H", socket.AF_INET6) + b"\x01\xbb" + bytes(4) + socket.inet_pton(socket.AF_INET6, "2001:db8::1") + bytes(4),
+            struct.pack("=H", socket.AF_INET) + b"\x00\x50\xc0\x00\x02\x07" + bytes(8),
+            "192.0.2.7:80",
+        ),
+        (
+            struct.pack("=H", socket.AF_INET6)
+            + b"\x01\xbb"
+            + bytes(4)
+            + socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+            + bytes(4),
             "[2001:db8::1]:443",
         ),
         (struct.pack("=H", socket.AF_UNIX) + b"/run/x.sock\0junk", "unix:/run/x.sock"),
@@ -195,7 +216,9 @@ def test_relative_timestamps_count_from_the_start() -> None:
 
 
 def test_statistics_carry_their_type_as_evt() -> None:
-    line = Encoder(fields="original").compose("FREE_SUM", 7_000_000_000, {"meta": {"count": 3}}, 1, ANCHOR)
+    line = Encoder(fields="original").compose(
+        "FREE_SUM", 7_000_000_000, {"meta": {"count": 3}}, 1, ANCHOR
+    )
     assert line == b'{"ts":7.000000,"pid":-1,"evt":"FREE_SUM","meta":{"count":3}}\n'
 
 

@@ -91,7 +91,7 @@ def test_calls_have_one_number_each_below_the_limit(host: str) -> None:
     assert len(calls.pack(host)) == len(numbers)
 
 
-def test_call_numbers_are_the_c_librarys(tmp_path: Path) -> None:
+def test_call_numbers_are_the_c_librarys() -> None:
     """Where its headers are here: asm/unistd.h of x86-64, asm-generic's for aarch64."""
     hosts = {
         "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),

@@ -38,7 +38,15 @@ def _missing() -> str:
         return "needs root"
     if not Path("/sys/kernel/btf/vmlinux").exists():
         return "needs a kernel with BTF"
-    tools = ["qemu-aarch64", "qemu-aarch64-static", "strace", "nc", "jq", *COMPILERS.values()]
+    tools = [
+        "qemu-aarch64",
+        "qemu-aarch64-static",
+        "strace",
+        "bpftrace",
+        "nc",
+        "jq",
+        *COMPILERS.values(),
+    ]
     absent = [tool for tool in tools if shutil.which(tool) is None]
     return f"needs {', '.join(absent)}" if absent else ""
 
@@ -144,7 +152,7 @@ class Qmond:
 
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run qmonctl."""
-        command = [QMONCTL, "--socket", self.socket, *arguments]
+        command = [str(QMONCTL), "--socket", str(self.socket), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def status(self) -> dict[str, Any]:
@@ -181,7 +189,7 @@ StartQmond = Callable[..., Qmond]
 
 @pytest.fixture
 def qmond(tmp_path: Path) -> Iterator[StartQmond]:
-    """Return what starts a daemon with a configuration; it is ready then, and stopped at the end."""
+    """Return what starts a daemon and waits until it is ready; it is stopped at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(**config: Any) -> Qmond:

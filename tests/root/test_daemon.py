@@ -62,9 +62,7 @@ def bpf_objects() -> list[str]:
     return names
 
 
-def test_is_ready_in_two_seconds_and_small_and_has_no_bcc(
-    qmond: StartQmond, build: Build
-) -> None:
+def test_is_ready_in_two_seconds_and_small_and_has_no_bcc(qmond: StartQmond, build: Build) -> None:
     daemon = qmond()
     subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"tttff", check=True)
     process = Path("/proc") / str(daemon.process.pid)
@@ -84,7 +82,12 @@ def test_leaves_nothing_behind(qmond: StartQmond, tmp_path: Path) -> None:
     events = daemon.stop()
     assert [events[0]["event"], events[-1]["event"]] == ["START", "END"]
     assert bpf_objects() == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "notify", "qmon.yaml", "stderr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "log",
+        "notify",
+        "qmon.yaml",
+        "stderr",
+    ]
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
     assert children == ""
 
@@ -168,7 +171,7 @@ def test_no_system_call_of_other_processes_is_told(qmond: StartQmond) -> None:
 
 def tail(daemon: Qmond, *arguments: str) -> subprocess.Popen[bytes]:
     """Start `qmonctl tail`, and wait until the daemon knows of it."""
-    command = [QMONCTL, "--socket", daemon.socket, "tail", *arguments]
+    command = [str(QMONCTL), "--socket", str(daemon.socket), "tail", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     wait_until(lambda: any(client["tailing"] for client in daemon.status()["clients"]))
     return process
@@ -241,10 +244,10 @@ def test_a_client_that_does_not_read_delays_nobody_and_is_told(
     daemon = qmond(socket={"client_buffer": "64K"}, capture={"bytes": 0})
     stuck = tail(daemon)
     assert stuck.stdout is not None
-    subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"f" * 1500, check=True)
-    dropped = wait_until(
-        lambda: max(client["dropped"] for client in daemon.status()["clients"])
+    subprocess.run(
+        ["qemu-aarch64-static", build("waits", "aarch64")], input=b"f" * 1500, check=True
     )
+    dropped = wait_until(lambda: max(client["dropped"] for client in daemon.status()["clients"]))
     assert dropped > 0
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.extend(stuck.stdout or ()))
@@ -268,7 +271,11 @@ def test_a_wrong_config_is_told_whole_and_exits_78(tmp_path: Path) -> None:
     file = tmp_path / "qmon.yaml"
     file.write_text("ring:\n  size: 5M\nevents: [READ, REED]\ncolour: blue\n")
     done = subprocess.run(
-        [sys.executable, "-m", "qmond", "--config", file], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "qmond", "--config", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 78
     assert [line.split(": ")[0] for line in done.stderr.splitlines()] == [

@@ -14,7 +14,9 @@ import pytest
 from conftest import StartQmond
 
 CLOSED_PORT = "9"
-CALL = re.compile(r'^(\d+) +(\w+)\((?:(\d+)|[\w-]+), "((?:\\x..)*)"(?:\.\.\.)?(?:, .*)?\) += (-?\d+)')
+CALL = re.compile(
+    r'^(\d+) +(\w+)\((?:(\d+)|[\w-]+), "((?:\\x..)*)"(?:\.\.\.)?(?:, .*)?\) += (-?\d+)'
+)
 UNFINISHED = re.compile(r"^(\d+) +(.*) <unfinished \.\.\.>$")
 RESUMED = re.compile(r"^(\d+) +<\.\.\. \w+ resumed>(.*)$")
 OPEN = re.compile(r'^(\d+) +openat\([^,]+, "((?:\\x..)*)"')
@@ -79,7 +81,7 @@ def test_reads_writes_and_opens_are_those_that_strace_saw(
     (tmp_path / "in").write_bytes(b"what the guest reads\n")
     trace = tmp_path / "strace"
     watched = "read,write,pread64,pwrite64,openat"
-    options = ["-f", "-xx", "-s", "16384", "-o", trace, "-e", f"trace={watched}"]
+    options = ["-f", "-xx", "-s", "16384", "-o", str(trace), "-e", f"trace={watched}"]
     done = subprocess.run(
         ["strace", *options, *command, tmp_path, CLOSED_PORT], capture_output=True, check=False
     )

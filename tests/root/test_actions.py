@@ -16,15 +16,13 @@ from qmond.events import BY_NAME
 from qmond.schema import original_keys, schema
 
 CLOSED_PORT = 9  # discard: nothing listens there
-HARD = b"line\nquote\" back\\slash\tNUL\0after \x01\x1b[31m\x7f \xff\xc3(\xe2\x82 end \xe2\x82\xac"
+HARD = b'line\nquote" back\\slash\tNUL\0after \x01\x1b[31m\x7f \xff\xc3(\xe2\x82 end \xe2\x82\xac'
 CONTENT = b"what the guest reads\n"
 
 Event = dict[str, Any]
 
 
-VALIDATORS = {
-    shape["title"]: jsonschema.Draft202012Validator(shape) for shape in schema()["oneOf"]
-}
+VALIDATORS = {shape["title"]: jsonschema.Draft202012Validator(shape) for shape in schema()["oneOf"]}
 
 
 def check_schema(events: list[Event]) -> None:
@@ -43,17 +41,25 @@ class Run:
         (folder / "in").write_bytes(CONTENT)
         self.folder = folder
         done = subprocess.run(
-            [*command, folder, str(CLOSED_PORT)], capture_output=True, text=True, timeout=60, check=False
+            [*command, folder, str(CLOSED_PORT)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 7, done
         told = done.stdout.replace("from a native program\n", "")
-        self.told = {key: int(value) for key, _, value in (line.partition("=") for line in told.split())}
+        self.told = {
+            key: int(value) for key, _, value in (line.partition("=") for line in told.split())
+        }
         self.pid = self.told["pid"]
 
 
 def one(events: list[Event], name: str, **keys: object) -> Event:
     """Return the one event with these keys."""
-    found = [e for e in events if e.get("event") == name and all(e.get(k) == v for k, v in keys.items())]
+    found = [
+        e for e in events if e.get("event") == name and all(e.get(k) == v for k, v in keys.items())
+    ]
     assert len(found) == 1, (name, keys, found)
     return found[0]
 
@@ -107,7 +113,9 @@ def check(events: list[Event], run: Run, arch: str) -> None:
     assert protections[:3] == [(0, 0, 0), (1, 0, 0), (1, 1, 0)]
     assert "MADV_DONTNEED" in [e["advice"] for e in after if e["event"] == "MADVICE"]
 
-    forks = [e["child"] for e in events if e.get("event") == "TRACK_FORK" and e["parent"] == run.pid]
+    forks = [
+        e["child"] for e in events if e.get("event") == "TRACK_FORK" and e["parent"] == run.pid
+    ]
     assert forks == [told["exec"], told["other"]]
     assert [e["reaped_child"] for e in mine if e["event"] == "WAIT4_EXITED"] == forks
     execed = one(events, "EXEC", pid=told["exec"])

@@ -1,0 +1,66 @@
+"""The client against peers that are no good daemon."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qmond.client import Client
+from qmond.errors import ProtocolError, QmondError, RequestError
+
+HELLO = b'{"qmond":{"version":"9","protocol":1,"boot_id":"b","capabilities":[]}}\n'
+
+
+@contextmanager
+def peer(path: Path, *answers: bytes) -> Iterator[None]:
+    """Serve one connection: greet with the first, and give one of the others for each request."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as requests:
+                connection.sendall(answers[0])
+                for answer in answers[1:]:
+                    requests.readline()
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join(10)
+
+
+def test_asks_and_tails(tmp_path: Path) -> None:
+    answers = HELLO, b'{"id":1,"ok":{"up":1}}\n', b'{"id":2,"ok":{}}\n{"event":"END"}\n'
+    with peer(tmp_path / "s", *answers), Client(tmp_path / "s") as client:
+        assert client.about["version"] == "9"
+        assert client.status() == {"up": 1}
+        assert list(client.tail(events=["END"])) == [b'{"event":"END"}']
+
+
+def test_a_refusal_is_told_at_once(tmp_path: Path) -> None:
+    refusal = b'{"id":1,"error":{"class":"BadArgument","message":"pids: no"}}\n'
+    with peer(tmp_path / "s", HELLO, refusal), Client(tmp_path / "s") as client:
+        with pytest.raises(RequestError, match="pids: no") as caught:
+            client.tail(pids=[-1])
+        assert caught.value.kind == "BadArgument"
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0\n", b"[]\n", b'{"qmond":{"protocol":2}}\n'])
+def test_a_stranger_is_told_from_a_daemon(tmp_path: Path, greeting: bytes) -> None:
+    with peer(tmp_path / "s", greeting), pytest.raises(ProtocolError):
+        Client(tmp_path / "s")
+
+
+def test_no_daemon_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(QmondError, match="No such file") as caught:
+        Client(tmp_path / "none")
+    assert "is the daemon running?" in str(caught.value)
+    monkeypatch.setenv("QMOND_SOCKET", str(tmp_path / "by-name"))
+    with pytest.raises(QmondError, match="by-name"):
+        Client()
