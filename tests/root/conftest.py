@@ -95,6 +95,34 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path
     return compile_guest
 
 
+class Waiting:
+    """A guest that waits for orders."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    def do(self, order: bytes) -> None:
+        """Give an order, and wait until it is done."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(order)
+        self._process.stdin.flush()
+        assert self._process.stdout.read(1) == b"."
+
+
+@contextlib.contextmanager
+def waiting(*command: str | Path) -> Iterator[Waiting]:
+    """Start the guest that waits; it has begun to, and ends at the end."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        guest = Waiting(process)
+        guest.do(b"-")
+        yield guest
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(10)
+
+
 @pytest.fixture
 def binfmt() -> Iterator[Callable[[str], None]]:
     """Return what registers an interpreter with binfmt_misc; all is undone afterwards."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartQmond, wait_until
+from conftest import StartQmond, wait_until, waiting
 
 Build = Callable[[str, str], Path]
 
@@ -23,47 +23,36 @@ def counted(events: list[dict[str, Any]], name: str, pid: int) -> int:
 def test_counts_are_those_of_bpftrace(qmond: StartQmond, build: Build) -> None:
     """A guest that waits at both ends: what is counted in between is the same for both."""
     daemon = qmond()
-    with subprocess.Popen(
-        ["qemu-aarch64", build("waits", "aarch64")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as guest:
-        assert guest.stdin is not None
-        assert guest.stdout is not None
-
-        def order(text: bytes) -> None:
-            guest.stdin.write(text)  # type: ignore[union-attr]
-            guest.stdin.flush()  # type: ignore[union-attr]
-            assert guest.stdout.read(1) == b"."  # type: ignore[union-attr]
+    with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:
 
         def until_counting() -> int:
-            order(b"t")
+            guest.do(b"t")
             return counted(daemon.events(), "ALLOC_SUM", guest.pid)
 
         wait_until(until_counting)
-        libc = re.search(
-            r"\S*/libc\.so\.6$", Path(f"/proc/{guest.pid}/maps").read_text(), re.MULTILINE
-        )
+        maps = Path(f"/proc/{guest.pid}/maps").read_text()
+        libc = re.search(r"\S*/libc\.so\.6$", maps, re.MULTILINE)
         assert libc is not None
-        where = f"uprobe:{libc[0]}"
+        at = f"uprobe:{libc[0]}:"
+        mine = f"/pid == {guest.pid}/"
         program = (
-            f"{where}:malloc,{where}:calloc,{where}:realloc /pid == {guest.pid}/ {{ @a = count(); }} "
-            f'{where}:free /pid == {guest.pid}/ {{ @f = count(); }} BEGIN {{ printf("on\\n"); }}'
+            f"{at}malloc,{at}calloc,{at}realloc {mine} {{ @a = count(); }} "
+            f"{at}free {mine} {{ @f = count(); }} "
+            'BEGIN { printf("on\\n"); }'
         )
-        with subprocess.Popen(
-            ["bpftrace", "-e", program], stdout=subprocess.PIPE, text=True
-        ) as other:
+        command = ["bpftrace", "-e", program]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout is not None
             while "on" not in other.stdout.readline():
                 pass
             time.sleep(1.2)  # whatever came before is in an interval that has been told
             before = daemon.events()
             for _ in range(5):
-                order(b"t")
+                guest.do(b"t")
             time.sleep(1.2)
             after = daemon.events()
             other.send_signal(signal.SIGINT)
             said = other.stdout.read()
-        guest.stdin.close()
-        guest.wait(10)
     true = {name: int(count) for name, count in re.findall(r"@(\w): (\d+)", said)}
     for key, name in (("a", "ALLOC_SUM"), ("f", "FREE_SUM")):
         assert true[key] > 0

@@ -11,42 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from conftest import QMONCTL, Qmond, StartQmond, wait_until
+from conftest import QMONCTL, Qmond, StartQmond, wait_until, waiting
 
 from qmond.bpf import load as module
 
 Build = Callable[[str, str], Path]
-
-
-class Waiting:
-    """A guest that waits for orders."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.pid = process.pid
-        self._process = process
-
-    def do(self, order: bytes) -> None:
-        """Give an order, and wait until it is done."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(order)
-        self._process.stdin.flush()
-        assert self._process.stdout.read(1) == b"."
-
-
-@contextmanager
-def waiting(*command: str | Path) -> Iterator[Waiting]:
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        guest = Waiting(process)
-        guest.do(b"-")
-        yield guest
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(10)
 
 
 def bpf_objects() -> list[str]:
