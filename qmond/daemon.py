@@ -61,7 +61,8 @@ class Daemon:
         self.allocations = Allocations(
             probes.descriptors["program:on_allocation"],
             config.procfs,
-            enabled=config.stats.allocations,
+            enabled=config.stats.allocations
+            and not {"ALLOC_SUM", "FREE_SUM"}.isdisjoint(config.events),
         )
         self.hub = Hub(
             boot_id=self.boot_id,
@@ -73,7 +74,7 @@ class Daemon:
         self.seq = _next_seq(log)
         self._anchor = Anchor(_clock_offset())
         self._log_failed = False
-        self._lost_since = time.monotonic_ns()
+        self._lost_since = 0
 
     # ---- the way of the records ----------------------------------------------------------------
 
@@ -102,13 +103,12 @@ class Daemon:
             while self.drain():
                 await asyncio.sleep(0 if self.probes.ring.used else _REST)
 
-    def tell(self, name: str, values: dict[str, Any], *, ts: int | None = None) -> None:
+    def tell(self, name: str, values: dict[str, Any]) -> None:
         """Send an event that the daemon itself makes, where it is wanted."""
         if not self.config.mask >> NUMBER[name] & 1:
             return
         self._follow_clock()
-        moment = time.monotonic_ns() if ts is None else ts
-        line = self.encoder.compose(name, moment, values, self.seq, self._anchor)
+        line = self.encoder.compose(name, time.monotonic_ns(), values, self.seq, self._anchor)
         pid = values.get("pid", -1)
         self.accounts.made[name] += 1
         self._deliver([(line, NUMBER[name], pid, pid)])
@@ -178,7 +178,10 @@ class Daemon:
     def tell_losses(self) -> None:
         """Tell what was lost since the last time."""
         now = time.monotonic_ns()
-        for stage, by_event in self.accounts.newly_lost(self.probes.counters()).items():
+        lost = self.accounts.newly_lost(self.probes.counters())
+        if "ring" in lost and not self.probes.ring.used:
+            self.processes.keep_only(self.probes.tracked())
+        for stage, by_event in lost.items():
             count = sum(by_event.values())
             since = self.encoder.moment(self._lost_since)
             _log.warning("%d events lost at the %s: %s", count, stage, by_event)
@@ -203,6 +206,7 @@ class Daemon:
                 "schema": SCHEMA_VERSION,
             },
         )
+        self._lost_since = time.monotonic_ns()
         self.probes.configure(
             Settings(
                 mask=self.config.mask,

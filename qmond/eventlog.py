@@ -6,6 +6,7 @@ rotation, and a new `events.jsonl` is begun: whoever follows by name or by inode
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from datetime import UTC, datetime
@@ -55,17 +56,20 @@ class EventLog:
         return found if isinstance(found, dict) else None
 
     def write(self, lines: bytes) -> None:
-        """Append whole lines; a file that is full is rotated before. Raises LogError."""
+        """Append whole lines; a file that is full is rotated before.
+
+        Raises LogError, and then none of them is in the file.
+        """
         try:
             if self.bytes and self.bytes + len(lines) > self._rotate_size:
                 self._rotate()
             view = memoryview(lines)
             while view:
-                written = os.write(self._fd, view)
-                self.bytes += written
-                view = view[written:]
+                view = view[os.write(self._fd, view) :]
         except OSError as error:
+            os.ftruncate(self._fd, self.bytes)
             raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
+        self.bytes += len(lines)
 
     def close(self) -> None:
         """Close the live file."""
@@ -76,7 +80,8 @@ class EventLog:
 
     def _rotate(self) -> None:
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self._path.rename(self._path.with_name(f"events-{moment}.jsonl"))
+        with contextlib.suppress(FileNotFoundError):  # renamed, and then no new one could be had
+            self._path.rename(self._path.with_name(f"events-{moment}.jsonl"))
         fresh = _open(self._path)
         os.close(self._fd)
         self._fd, self.bytes = fresh, 0

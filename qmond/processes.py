@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -177,6 +177,11 @@ class ProcessTable:
         """Drop a process that has ended."""
         self._processes.pop(pid, None)
         self._ended.append(pid)
+
+    def keep_only(self, pids: Collection[int]) -> None:
+        """Drop all others: the records of their ends were lost."""
+        for pid in self._processes.keys() - set(pids):
+            self.forget(pid)
 
     def take_news(self) -> tuple[list[Process], list[int]]:
         """Return which processes were entered, and which ended, since the last call."""

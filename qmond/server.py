@@ -111,8 +111,11 @@ class Hub:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-            listener.bind(str(path))
-            path.chmod(0o600)
+            mask = os.umask(0o177)  # root's alone from the first moment on
+            try:
+                listener.bind(str(path))
+            finally:
+                os.umask(mask)
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Client(self), sock=listener
             )

@@ -94,10 +94,9 @@ def load(sizes: Sizes) -> dict[str, int]:
             ours.settimeout(_TIMEOUT)
             message, descriptors, _, _ = socket.recv_fds(ours, 65536, 253)
         except TimeoutError as error:
+            child.kill()
             raise LoadError(f"loading the kernel side took more than {_TIMEOUT} s") from error
         finally:
-            if ours.gettimeout() and child.poll() is None:
-                child.terminate()
             child.wait()
         said.seek(0)
         output = said.read().decode(errors="replace")

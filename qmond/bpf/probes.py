@@ -117,6 +117,10 @@ class Probes:
         with contextlib.suppress(KeyError):  # it has ended, and the kernel side saw it
             del self._tracked[_PID.pack(pid)]
 
+    def tracked(self) -> set[int]:
+        """Return the processes under watch at this moment."""
+        return {_PID.unpack(key)[0] for key in self._tracked}
+
     def counters(self) -> dict[str, Counter]:
         """Return every event's figures, summed over the CPUs."""
         found = {}
