@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from qmond.encode import Line
 from qmond.events import NAMES
 
-__all__ = ["Accounts", "KernelCounter"]
+__all__ = ["Accounts", "KernelCounter", "Rates"]
 
 _COLUMNS: Final = ("seen", "written", "lost", "suppressed")
 
@@ -73,3 +73,35 @@ class Accounts:
             if news:
                 fresh[stage] = news
         return fresh
+
+
+class Rates:
+    """How many lines each process made, in all and in the last second."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[int] = Counter()
+        self._now: Counter[int] = Counter()
+        self._last: Counter[int] = Counter()
+
+    def count(self, lines: Iterable[Line]) -> None:
+        """Enter a batch."""
+        self._now.update(pid for _, _, pid, _ in lines)
+
+    def tick(self) -> None:
+        """Begin a new second."""
+        self._totals.update(self._now)
+        self._last, self._now = self._now, Counter()
+
+    def forget(self, pids: Iterable[int]) -> None:
+        """Forget processes that have ended."""
+        for pid in pids:
+            for counter in (self._totals, self._now, self._last):
+                del counter[pid]
+
+    def total(self, pid: int) -> int:
+        """Return how many lines there were of a process."""
+        return self._totals[pid] + self._now[pid]
+
+    def rate(self, pid: int) -> int:
+        """Return how many of them in the second that ended last."""
+        return self._last[pid]

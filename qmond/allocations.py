@@ -1,23 +1,26 @@
 """Which processes have allocation probes: put in as they start, taken out as they end.
 
-Attaching takes a fraction of a millisecond and closing up to 50, so both are done in threads, and
-no event waits for them.
+Attaching takes a fraction of a millisecond and closing up to a tenth of a second, so both are
+done in threads, and no event waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import platform
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from qmond.bpf.uprobes import attach, is_safe
-from qmond.processes import Process, ProcessTable
+from qmond import procfs
+from qmond.bpf import uprobes
+from qmond.clock import TICK_NS
+from qmond.processes import News, Process
 
-__all__ = ["Allocations"]
+__all__ = ["PAUSE", "Allocations"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,61 +28,150 @@ _TRIES: Final = (0.005, 0.02, 0.1, 0.5, 2.0)
 """Seconds from one try to the next: an interpreter has to map libc before it can be probed."""
 _FORKED: Final = 2
 """The first try for a forked child: most exec or end before it, and cost nothing then."""
+PAUSE: Final = 10.0
+"""Seconds without probes for a process that was over its budget."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One process, as long as it runs the same program."""
+
+    process: Process
+    state: str
+    links: list[int] = field(default_factory=list)
 
 
 class Allocations:
-    """The links of all processes, by process."""
+    """The probes of all processes.
 
-    def __init__(self, program: int, root: Path, *, enabled: bool) -> None:
-        """Take the descriptor of the program to attach, which stays the caller's."""
+    A process' state is a word of ALLOCATIONS, or `waiting` for its C library, `paused` because it
+    was over its budget, `none` where no C library came.
+    """
+
+    def __init__(self, program: int, root: Path, *, off: str = "") -> None:
+        """Take the descriptor of the program to attach, which stays the caller's.
+
+        `off` is the word for why there are no probes at all, where there are none.
+        """
         self._program = program
         self._root = root
-        self._enabled = enabled
-        self._links: dict[int, int] = {}
-        self._alive: dict[int, Process] = {}
-        self._queue: asyncio.Queue[tuple[Process | None, int, int]] = asyncio.Queue()
+        self._off = off
+        self._entries: dict[int, _Entry] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._partial: set[int] = set()
 
-    def follow(self, processes: ProcessTable) -> None:
-        """Take note of the processes that started, changed their program, or ended."""
-        started, ended = processes.take_news()
-        if not self._enabled:
-            return
-        for process in started:
-            self._alive[process.pid] = process
-            self._try_later(process, _FORKED if process.origin == "fork" else 0)
-        for pid in ended:
-            self._alive.pop(pid, None)
-            if pid in self._links:
-                self._queue.put_nowait((None, pid, 0))
+    def verdict(self, process: Process) -> str:
+        """Return whether a process' allocations are counted, as a word of ALLOCATIONS."""
+        if process.arch is None:
+            return "native"
+        if self._off:
+            return self._off
+        if not uprobes.is_safe(process.arch, platform.machine()):
+            return "unsafe"
+        try:
+            if uprobes.is_static_program(process.pid, self._root):
+                return "static"
+            procfs.read_own_pid(process.pid, self._root)
+        except OSError:  # it has ended already: what its name says must do
+            return "static" if process.bin.endswith("-static") else "counted"
+        except ValueError:
+            return "refused"
+        return "counted"
 
-    async def work_forever(self) -> None:
-        """Attach and close in the order of the news, until cancelled."""
-        while True:
-            process, pid, attempt = await self._queue.get()
-            if (link := self._links.pop(pid, None)) is not None:
-                await asyncio.to_thread(os.close, link)
-            if process is None or self._alive.get(pid) is not process:
-                continue
-            try:
-                link = await asyncio.to_thread(attach, self._program, pid, self._root)
-            except OSError as error:
-                if error.errno == errno.ESRCH:
+    def state(self, pid: int) -> str:
+        """Return a process' state."""
+        entry = self._entries.get(pid)
+        return entry.state if entry else "none"
+
+    def states(self) -> dict[str, int]:
+        """Return how many processes are in each state."""
+        return dict(Counter(entry.state for entry in self._entries.values()))
+
+    def take_partial(self) -> list[int]:
+        """Return whose probes were off for their budget's sake at some time since the last call."""
+        partial, self._partial = self._partial, set()
+        self._partial = {pid for pid in partial if self.state(pid) == "paused"}
+        return sorted(partial)
+
+    def follow(self, news: News) -> None:
+        """Act on what the process table has learned."""
+        for process in news.started:
+            self._release(process.pid)
+            entry = self._entries[process.pid] = _Entry(process, process.allocations)
+            if entry.state == "counted":
+                if self._off:
+                    entry.state = self._off
                     continue
-                self._enabled = False
-                _log.warning("no allocation statistics: the kernel refuses the probes: %s", error)
-                return
-            if link is None:
-                self._try_later(process, attempt + 1)
-            else:
-                self._links[pid] = link
-
-    def _try_later(self, process: Process, attempt: int) -> None:
-        if attempt < len(_TRIES) and is_safe(process.arch, platform.machine()):
-            entry = process, process.pid, attempt
-            asyncio.get_running_loop().call_later(_TRIES[attempt], self._queue.put_nowait, entry)
+                entry.state = "waiting"
+                self._try_later(entry, _FORKED if process.origin == "fork" else 0)
+        for pid in news.over_budget:
+            self._pause(pid)
+        for pid in news.ended:
+            self._release(pid)
 
     async def close(self) -> None:
-        """Take out every probe; many at once, as each waits for the kernel."""
-        links = list(self._links.values())
-        self._links.clear()
-        await asyncio.gather(*(asyncio.to_thread(os.close, link) for link in links))
+        """Take out every probe."""
+        for pid in tuple(self._entries):
+            self._release(pid)
+        while self._work:
+            await asyncio.gather(*self._work)
+
+    def _release(self, pid: int) -> None:
+        """Forget a process, or what it was; its probes go at once, before anything else."""
+        entry = self._entries.pop(pid, None)
+        if entry is not None:
+            entry.state = "none"
+            self._close(entry)
+
+    def _pause(self, pid: int) -> None:
+        entry = self._entries.get(pid)
+        if entry is None or entry.state != "counted":
+            return
+        _log.info("process %d allocates too often to be counted: not for %g s", pid, PAUSE)
+        entry.state = "paused"
+        self._partial.add(pid)
+        self._close(entry)
+        asyncio.get_running_loop().call_later(PAUSE, self._try, entry, 0)
+
+    def _close(self, entry: _Entry) -> None:
+        if entry.links:
+            links, entry.links = entry.links, []
+            self._start(asyncio.to_thread(uprobes.close, links))
+
+    def _try_later(self, entry: _Entry, attempt: int) -> None:
+        if attempt < len(_TRIES):
+            asyncio.get_running_loop().call_later(_TRIES[attempt], self._try, entry, attempt)
+        else:
+            entry.state = "none"
+
+    def _try(self, entry: _Entry, attempt: int) -> None:
+        if self._is_current(entry):
+            self._start(self._attach(entry, attempt))
+
+    async def _attach(self, entry: _Entry, attempt: int) -> None:
+        pid, start = entry.process.pid, entry.process.start // TICK_NS
+        try:
+            links = await asyncio.to_thread(uprobes.attach, self._program, pid, start, self._root)
+        except uprobes.NotProbedError:
+            if self._is_current(entry):
+                self._try_later(entry, attempt + 1)
+        except uprobes.UnsafeError:
+            entry.state = "unsafe"
+        except OSError as error:
+            entry.state = "refused"
+            if not self._off:
+                _log.warning("no allocation statistics: the kernel refuses the probes: %s", error)
+            self._off = "refused"
+        else:
+            if self._is_current(entry):
+                entry.links, entry.state = links, "counted"
+            else:
+                await asyncio.to_thread(uprobes.close, links)
+
+    def _is_current(self, entry: _Entry) -> bool:
+        return self._entries.get(entry.process.pid) is entry
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)

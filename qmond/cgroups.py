@@ -1,14 +1,28 @@
-"""The paths of cgroup v2 IDs: an ID is the inode of the cgroup's directory."""
+"""The paths of cgroup v2 IDs, each the inode of a directory, and what container a path tells."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
+from typing import Final
 
 from qmond import procfs
 
-__all__ = ["CgroupPaths", "parse_mount"]
+__all__ = ["CgroupPaths", "container_of", "parse_mount"]
+
+_CONTAINER: Final = re.compile(
+    r"/(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?(?=/|$)"  # docker, podman, containerd, CRI-O, k8s
+    r"|/(?:lxc(?:\.payload)?[./])([^/]+)"  # LXC, Incus
+    r"|/(?:systemd-nspawn@|machine-)([^/]+?)\.(?:service|scope)(?=/|$)"  # systemd-nspawn, machined
+)
+
+
+def container_of(path: str | None) -> str | None:
+    """Return the container's ID or name that a cgroup's path tells; the innermost one."""
+    found = _CONTAINER.findall(path or "")
+    return next(filter(None, found[-1])) if found else None
 
 
 def parse_mount(data: bytes) -> str | None:

@@ -64,6 +64,11 @@ class Client:
         status: dict[str, Any] = self._request("status", {})
         return status
 
+    def ps(self) -> list[dict[str, Any]]:
+        """Return the processes under watch. Raises RequestError."""
+        processes: list[dict[str, Any]] = self._request("ps", {})
+        return processes
+
     def tail(
         self, *, events: Iterable[str] | None = None, pids: Iterable[int] | None = None
     ) -> Iterator[bytes]:

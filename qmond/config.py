@@ -17,7 +17,7 @@ from qmond.bpf.header import PATTERN_MAX, PATTERN_WORDS
 from qmond.errors import ConfigError
 from qmond.events import NUMBER, PUBLIC
 from qmond.records import CAPTURE_MAX
-from qmond.units import parse_seconds, parse_size
+from qmond.units import parse_rate, parse_seconds, parse_size
 
 __all__ = ["DEFAULT_PATH", "Config", "load_config", "parse_config"]
 
@@ -85,6 +85,16 @@ def _seconds(least: float, most: float) -> _Parser:
         if not least <= seconds <= most:
             raise ValueError(f"a time from {least:g}s to {most:g}s")
         return seconds
+
+    return parse
+
+
+def _rate(least: int, most: int) -> _Parser:
+    def parse(value: object) -> int:
+        rate = parse_rate(value)
+        if not least <= rate <= most:
+            raise ValueError(f"a rate from {least}/s to {most}/s")
+        return rate
 
     return parse
 
@@ -167,10 +177,14 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The statistics: FREE_SUM, MMAP_SUM, ALLOC_SUM. The interval is in seconds."""
+    """The statistics: FREE_SUM, MMAP_SUM, ALLOC_SUM. The interval is in seconds.
+
+    `budget` is how many allocations a second one process is counted for.
+    """
 
     interval: float = _key(_seconds(0.1, 3600), 1.0)
     allocations: bool = _key(_boolean, True)  # noqa: FBT003 - a default
+    budget: int = _key(_rate(1, 10_000_000), 20_000)
 
 
 @dataclass(frozen=True, slots=True)

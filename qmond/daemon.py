@@ -15,21 +15,22 @@ from typing import Any, Final
 
 import sdnotify
 
-from qmond import __version__
-from qmond.accounting import Accounts
+from qmond import __version__, procfs
+from qmond.accounting import Accounts, Rates
 from qmond.adoption import adopt, look_up
 from qmond.allocations import Allocations
-from qmond.bpf.header import OTHERS
-from qmond.bpf.load import Sizes
-from qmond.bpf.probes import Probes, Settings, Statistic
+from qmond.bpf.load import Options
+from qmond.bpf.probes import Probes, Settings
 from qmond.cgroups import CgroupPaths
+from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config
-from qmond.encode import Anchor, Encoder, Line, adoption
+from qmond.encode import Encoder, Line, adoption
 from qmond.errors import LogError, QmondError
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
-from qmond.processes import ProcessTable
+from qmond.processes import Process, ProcessTable
 from qmond.server import Hub, Lock
+from qmond.statistics import sums
 
 __all__ = ["Daemon", "run"]
 
@@ -41,8 +42,8 @@ _REST: Final = 0.005
 """Seconds between two drains, so that batches grow under load."""
 _SETTLE: Final = 0.02
 """Seconds until programs of the kernel side that run at this moment are surely done."""
-_STEP_NS: Final = 1_000_000
-"""The wall clock has been stepped where it is off by more than this."""
+_DRIFT_NS: Final = 1_000_000
+"""The wall clock may be corrected gradually by so much before `time` follows it."""
 
 
 class Daemon:
@@ -57,22 +58,29 @@ class Daemon:
         self.accounts = Accounts()
         epoch = time.monotonic_ns() if config.timestamps == "relative" else 0
         self.encoder = Encoder(fields=config.fields, epoch_ns=epoch)
-        self.processes = ProcessTable(look_up(config.procfs), CgroupPaths())
+        self.rates = Rates()
+        self.limits = limits(config.procfs)
+        counting = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
         self.allocations = Allocations(
             probes.descriptors["program:on_allocation"],
             config.procfs,
-            enabled=config.stats.allocations
-            and not {"ALLOC_SUM", "FREE_SUM"}.isdisjoint(config.events),
+            off="refused" if self.limits else "" if counting else "off",
+        )
+        self.processes = ProcessTable(
+            look_up(config.procfs) if not self.limits else lambda _pid: None,
+            CgroupPaths(),
+            self.allocations.verdict,
         )
         self.hub = Hub(
             boot_id=self.boot_id,
             configured=config.mask,
             limits=config.socket,
-            status=self.status,
+            verbs={"status": self.status, "ps": self.ps},
             dropped=self._dropped,
         )
         self.seq = _next_seq(log)
-        self._anchor = Anchor(_clock_offset())
+        self.steps = StepWatch()
+        self._anchor = Anchor(wall_offset())
         self._log_failed = False
         self._lost_since = 0
 
@@ -82,10 +90,10 @@ class Daemon:
         """Move one batch from the ring to log and clients; says whether there was any record."""
         records = self.probes.ring.drain(_BATCH)
         if records:
-            self._follow_clock()
+            self.follow_clock()
             lines = self.encoder.encode(records, self.processes, self.seq, self._anchor)
             self._deliver(lines)
-            self.allocations.follow(self.processes)
+            self._spread_news()
         return bool(records)
 
     async def drain_forever(self) -> None:
@@ -107,7 +115,7 @@ class Daemon:
         """Send an event that the daemon itself makes, where it is wanted."""
         if not self.config.mask >> NUMBER[name] & 1:
             return
-        self._follow_clock()
+        self.follow_clock()
         line = self.encoder.compose(name, time.monotonic_ns(), values, self.seq, self._anchor)
         pid = values.get("pid", -1)
         self.accounts.made[name] += 1
@@ -129,6 +137,7 @@ class Daemon:
                 _log.warning("the log is written again: %s", self.log.path)
             self._log_failed = False
         self.accounts.count(lines, logged=not self._log_failed)
+        self.rates.count(lines)
         self.hub.broadcast(lines)
 
     def _dropped(self, count: int) -> bytes:
@@ -136,10 +145,17 @@ class Daemon:
             "DROPPED", time.monotonic_ns(), {"count": count}, self.seq, self._anchor
         )
 
-    def _follow_clock(self) -> None:
-        offset = _clock_offset()
-        if abs(offset - self._anchor.offset_ns) > _STEP_NS:
+    def follow_clock(self) -> None:
+        """Render moments by the wall clock as it goes now, and tell where it was stepped."""
+        offset = wall_offset()
+        stepped = self.steps.stepped()
+        if stepped or abs(offset - self._anchor.offset_ns) > _DRIFT_NS:
             self._anchor = Anchor(offset)
+        if stepped:
+            _log.warning(
+                "the wall clock was stepped: it is %.6f s from the monotonic", offset / 1e9
+            )
+            self.tell("CLOCK", {"offset": round(offset / 1e9, 6)})
 
     # ---- what comes round --------------------------------------------------------------------
 
@@ -153,34 +169,23 @@ class Daemon:
 
     def tell_statistics(self, generation: int) -> None:
         """Tell the figures of an interval that has ended; nothing of what is 0."""
-        found = self.probes.collect(generation)
-        total = sum(found.values(), Statistic())
-        for name, key in (("FREE_SUM", "frees"), ("MMAP_SUM", "mmaps"), ("ALLOC_SUM", "allocs")):
-            if not (count := getattr(total, key)):
-                continue
-            meta: dict[str, Any] = {"count": count}
-            if name == "MMAP_SUM":
-                meta["max_pages"] = total.max_pages
-            if self.config.fields == "full":
-                meta["by_pid"] = {
-                    "others" if pid == OTHERS else str(pid): getattr(row, key)
-                    for pid, row in found.items()
-                    if getattr(row, key)
-                }
+        found, partial = self.probes.collect(generation), self.allocations.take_partial()
+        for name, meta in sums(found, partial, full=self.config.fields == "full"):
             self.tell(name, {"meta": meta})
 
-    async def report_losses_forever(self) -> None:
+    async def keep_house_forever(self) -> None:
         """Tell what was lost, at most once a second, until cancelled."""
         while True:
             await asyncio.sleep(1)
             self.tell_losses()
+            self.rates.tick()
 
     def tell_losses(self) -> None:
         """Tell what was lost since the last time."""
         now = time.monotonic_ns()
         lost = self.accounts.newly_lost(self.probes.counters())
         if "ring" in lost and not self.probes.ring.used:
-            self.processes.keep_only(self.probes.tracked())
+            self.processes.doubt(self.probes.is_tracked)
         for stage, by_event in lost.items():
             count = sum(by_event.values())
             since = self.encoder.moment(self._lost_since)
@@ -211,15 +216,30 @@ class Daemon:
             Settings(
                 mask=self.config.mask,
                 capture=self.config.capture.bytes,
+                budget=self.config.stats.budget,
                 prefixes=tuple(map(os.fsencode, match.prefixes)),
                 excludes=tuple(map(os.fsencode, match.exclude)),
             )
         )
         self.probes.next_interval()
-        for process in adopt(self.probes, match, self.config.procfs):
-            self.processes.adopt(process)
-            self.tell("TRACK_ADOPT", adoption(process))
-        self.allocations.follow(self.processes)
+        for limit in self.limits:
+            _log.warning("%s", limit)
+        if not self.limits:
+            for process in adopt(self.probes, match, self.config.procfs):
+                self._adopt(process)
+        self._spread_news()
+
+    def _spread_news(self) -> None:
+        news = self.processes.take_news()
+        self.allocations.follow(news)
+        self.rates.forget(news.ended)
+
+    def _adopt(self, process: Process) -> None:
+        """Enter and tell a process that already runs, and what it has that cannot be seen."""
+        self.tell("TRACK_ADOPT", adoption(self.processes.adopt(process)))
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for fd in procfs.read_io_urings(process.pid, self.config.procfs):
+                self.tell("IO_URING", {"pid": process.pid, "fd": fd})
 
     def end(self) -> None:
         """Watch nothing more, move what still waits, and tell END with the totals."""
@@ -244,7 +264,9 @@ class Daemon:
             "boot_id": self.boot_id,
             "probes": self.probes.attached,
             "ring": {"size": self.probes.ring.size, "used": self.probes.ring.used},
+            "limits": self.limits,
             "tracked": len(self.processes),
+            "allocations": self.allocations.states(),
             "clients": [client.describe() for client in self.hub.clients],
             "log": {
                 "path": str(self.log.path),
@@ -254,6 +276,25 @@ class Daemon:
             },
             "counters": self.totals(),
         }
+
+    def ps(self) -> list[dict[str, Any]]:
+        """Return the answer to `ps`: the processes under watch."""
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return [
+            adoption(process)
+            | {
+                "age": round(now - process.start / 1e9, 2),
+                "comm": process.comm,
+                "allocations": self.allocations.state(process.pid),
+                "events": self.rates.total(process.pid),
+                "rate": self.rates.rate(process.pid),
+            }
+            for process in self.processes
+        ]
+
+    def close(self) -> None:
+        """Give back what is the daemon's own."""
+        self.steps.close()
 
 
 async def run(config: Config) -> None:
@@ -275,20 +316,22 @@ async def run(config: Config) -> None:
             config.log.dir, rotate_size=config.log.rotate.size, keep_files=config.log.keep.files
         )
         stack.callback(log.close)
-        probes = await asyncio.to_thread(Probes.load, Sizes(ring=config.ring.size))
+        probes = await asyncio.to_thread(Probes.load, Options(ring=config.ring.size))
         stack.callback(probes.close)
         daemon = Daemon(config, probes, log)
+        stack.callback(daemon.close)
         stack.push_async_callback(daemon.allocations.close)
         await daemon.hub.listen(path)
         stack.push_async_callback(daemon.hub.close)
         daemon.begin()
         stack.callback(daemon.end)
+        loop.add_reader(daemon.steps.fd, daemon.follow_clock)
+        stack.callback(loop.remove_reader, daemon.steps.fd)
         async with asyncio.TaskGroup() as tasks:
             work = [
                 tasks.create_task(daemon.drain_forever()),
                 tasks.create_task(daemon.tick_forever()),
-                tasks.create_task(daemon.report_losses_forever()),
-                tasks.create_task(daemon.allocations.work_forever()),
+                tasks.create_task(daemon.keep_house_forever()),
             ]
             _log.info("ready: socket %s, log %s", path, log.path)
             notifier.notify("READY=1")
@@ -303,8 +346,17 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def _clock_offset() -> int:
-    return time.time_ns() - time.monotonic_ns()
+def limits(root: Path) -> list[str]:
+    """Return what the daemon cannot do where it has not been given the host's procfs."""
+    if procfs.is_hosts(root):
+        return []
+    return [
+        (
+            f"the kernel reports the host's process IDs, but {root} has those of another pid "
+            "namespace: what already runs is not adopted, and allocations are not counted; "
+            "bind the host's /proc somewhere, and set `procfs` to it"
+        )
+    ]
 
 
 def _next_seq(log: EventLog) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from struct import unpack_from
@@ -17,19 +16,14 @@ from typing import Any, Final
 import orjson
 
 from qmond import calls
-from qmond.advice import ADVICE, OTHER
-from qmond.events import (
-    BY_NAME,
-    EVENTS,
-    NUMBER,
-    Event,
-    Field,
-    Form,
-)
+from qmond.clock import TICK_NS, Anchor
+from qmond.events import BY_NAME, EVENTS, NUMBER
+from qmond.fields import Event, Field, Form
 from qmond.processes import Process, ProcessTable, json_text, text_of
 from qmond.records import RECORD_FORMAT, Flag
+from qmond.words import ADVICE, OTHER_ADVICE
 
-__all__ = ["Anchor", "Encoder", "Line", "address", "content"]
+__all__ = ["Encoder", "Line", "address", "adoption", "content"]
 
 Line = tuple[bytes, int, int, int]
 """A line with its newline, its event's number, its process, and the other process or the same."""
@@ -38,6 +32,7 @@ _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _IMAGE: Final = NUMBER["IMAGE"]
 _FORK: Final = NUMBER["TRACK_FORK"]
 _EXIT: Final = NUMBER["EXIT"]
+_OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
 
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
 _SIZES: Final = {"u16": 16, "u32": 32, "s32": 32, "u64": 64}
@@ -55,24 +50,6 @@ class Record:
     b: int
     data: bytes
     process: Process
-
-
-class Anchor:
-    """Where the wall clock stands against CLOCK_MONOTONIC: renders a moment as UTC."""
-
-    def __init__(self, offset_ns: int) -> None:
-        """Take the wall clock's nanoseconds less the monotonic clock's."""
-        self.offset_ns = offset_ns
-        self._second = -1
-        self._text = b""
-
-    def utc(self, ts: int) -> bytes:
-        """Return a monotonic time in ns as RFC 3339 with microseconds."""
-        second, rest = divmod(ts + self.offset_ns, 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-        return b"%b.%06dZ" % (self._text, rest // 1000)
 
 
 # ---- values ----------------------------------------------------------------------------------
@@ -131,6 +108,15 @@ def _make_integer(field: Field, key: bytes) -> _Maker:
     return lambda record: b"%b%d" % (key, value(record))
 
 
+def _make_ticks(field: Field, key: bytes) -> _Maker:
+    value = _integer(field)
+
+    def make(record: Record) -> bytes:
+        return b"%b%d.%02d" % (key, *divmod(value(record) // TICK_NS, 100))
+
+    return make
+
+
 def _make_bit(field: Field, key: bytes) -> _Maker:
     value, bit = _integer(field), field.bit
     return lambda record: b"%b%d" % (key, value(record) >> bit & 1)
@@ -139,7 +125,7 @@ def _make_bit(field: Field, key: bytes) -> _Maker:
 def _make_advice(field: Field, key: bytes) -> _Maker:
     value = _integer(field)
     names = {number: b'%b"%b"' % (key, name.encode()) for number, name in ADVICE.items()}
-    other = b'%b"%b"' % (key, OTHER.encode())
+    other = b'%b"%b"' % (key, OTHER_ADVICE.encode())
     return lambda record: names.get(value(record), other)
 
 
@@ -181,6 +167,7 @@ def _make_bin(_field: Field, key: bytes) -> _Maker:
 
 _MAKERS: Final[dict[Form, Callable[[Field, bytes], _Maker]]] = {
     Form.INT: _make_integer,
+    Form.TICKS: _make_ticks,
     Form.BIT: _make_bit,
     Form.TEXT: _make_text,
     Form.CONTENT: _make_content,
@@ -225,8 +212,8 @@ class Encoder:
                     )
                     lines.append((line, number, pid, pid))
                 continue
-            if number == _FORK:
-                processes.fork(pid, a)
+            if event.state:
+                _follow(processes, number, pid, a, b)
             if wanted:
                 process = processes[pid]
                 other: int = tid if event.other == "tid" else a if event.other == "a" else pid
@@ -289,6 +276,14 @@ class Encoder:
         )
 
 
+def _follow(processes: ProcessTable, number: int, pid: int, a: int, b: int) -> None:
+    """Move the process table on by a record that changes it before its own line is made."""
+    if number == _FORK:
+        processes.fork(pid, a, b)
+    elif number == _OVER_BUDGET:
+        processes.note_over_budget(pid)
+
+
 def adoption(process: Process) -> dict[str, Any]:
     """Return the values of a process' TRACK_ADOPT."""
     return {
@@ -302,6 +297,10 @@ def adoption(process: Process) -> dict[str, Any]:
         "uid": process.uid,
         "cgroup": process.cgroup,
         "start": process.start / 1e9,
+        "launch": process.launch,
+        "container": process.container,
+        "parents": [{"pid": pid, "comm": comm} for pid, comm in process.parents],
+        "allocations": process.allocations,
     }
 
 

@@ -6,96 +6,16 @@ names that users may ask for are all made from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
-from qmond.records import IMAGE, RECORD, Flag, Layout
+from qmond.fields import Event, Field, Form, flag, given, integer
+from qmond.records import IMAGE, Flag
 
-__all__ = [
-    "BY_NAME",
-    "COMMON",
-    "EVENTS",
-    "NAMES",
-    "NUMBER",
-    "PUBLIC",
-    "SCHEMA_VERSION",
-    "Event",
-    "Field",
-    "Form",
-]
+__all__ = ["BY_NAME", "COMMON", "EVENTS", "NAMES", "NUMBER", "PUBLIC", "SCHEMA_VERSION"]
 
 SCHEMA_VERSION: Final = 1
-# ---- events ----------------------------------------------------------------------------------
 
-
-class Form(StrEnum):
-    """How a field's JSON value comes from a record."""
-
-    INT = "integer"
-    BIT = "bit"
-    TEXT = "text"  # a path: the data, as UTF-8
-    CONTENT = "content"  # what was read or written: the data, as UTF-8
-    EXACT = "exact"  # the data in base64, where they are no valid UTF-8
-    ADDRESS = "address"  # a socket address
-    ADVICE = "advice"  # the name of an madvise(2) advice
-    FLAG = "flag"  # true where a flag of the record is set, otherwise absent
-    CALL = "call"  # the system call's name, where it is not the event's own
-    BIN = "bin"  # the interpreter's file name, from the process table
-    GIVEN = "given"  # the daemon gives the value; `json` says which type
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One key of an event's JSON object.
-
-    `slot` names the record's field that the value is in and `ctype` what it is in C;
-    `added` marks what the original interface does not have.
-    """
-
-    key: str
-    form: Form
-    meaning: str
-    slot: str = ""
-    ctype: str = "u64"
-    bit: int = 0
-    unit: str = ""
-    json: str = ""
-    added: bool = False
-    optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One type of event. `other` names the slot that holds a second process' ID, for filters."""
-
-    name: str
-    when: str
-    source: str
-    fields: tuple[Field, ...]
-    thread: bool = True  # a thread's event: `tid` is added
-    process: bool = True  # a process' event: `arch` and `guest` are added
-    state: bool = False  # the process table follows it: sent whether it is wanted or not
-    own: bool = False  # qmond's own: the original interface does not have it
-    internal: bool = False  # for the process table alone: no line is made of it
-    statistic: bool = False  # carries its name as `evt`
-    other: str = ""
-    layout: Layout = RECORD
-
-
-def _int(key: str, slot: str, ctype: str, meaning: str, unit: str = "") -> Field:
-    return Field(key, Form.INT, meaning, slot=slot, ctype=ctype, unit=unit)
-
-
-def _given(key: str, json: str, meaning: str, *, added: bool = True, unit: str = "") -> Field:
-    return Field(key, Form.GIVEN, meaning, json=json, added=added, unit=unit)
-
-
-def _flag(key: str, bit: int, meaning: str) -> Field:
-    return Field(key, Form.FLAG, meaning, bit=bit, added=True, optional=True)
-
-
-_PID = _int("pid", "pid", "u32", "process ID (tgid) as the host sees it")
+_PID = integer("pid", "pid", "u32", "process ID (tgid) as the host sees it")
 _CALL = Field(
     "call",
     Form.CALL,
@@ -103,15 +23,16 @@ _CALL = Field(
     added=True,
     optional=True,
 )
-_FAULT = _flag("fault", Flag.FAULT, "true where a page of it could not be read")
-_FD = _int("fd", "a", "s32", "file descriptor")
+_FAULT = flag("fault", Flag.FAULT, "true where a page of it could not be read")
+_UNREADABLE = flag("fault", Flag.FAULT, "true where not all of it could be added up")
+_FD = integer("fd", "a", "s32", "file descriptor")
 
 
 def _content(what: str, length: str) -> tuple[Field, ...]:
     return (
         Field("buf", Form.CONTENT, f"{what}, its first `capture.bytes`; invalid UTF-8 is U+FFFD"),
         Field("len", Form.INT, length, slot="b", ctype="u64", unit="bytes", added=True),
-        _flag("truncated", Flag.TRUNCATED, "true where `buf` holds less than `len`"),
+        flag("truncated", Flag.TRUNCATED, "true where `buf` holds less than `len`"),
         _FAULT,
         Field(
             "buf_b64",
@@ -125,11 +46,11 @@ def _content(what: str, length: str) -> tuple[Field, ...]:
 
 
 COMMON: Final = (
-    _given("time", "string", "the same moment in UTC, RFC 3339 with microseconds"),
-    _given("seq", "integer", "one more on every line of this boot"),
-    _given("tid", "integer", "the thread"),
-    _given("arch", "string", "the guest architecture, absent where the process runs native code"),
-    _given("guest", "string", "path of the guest program that the process runs now"),
+    given("time", "string", "the same moment in UTC, RFC 3339 with microseconds"),
+    given("seq", "integer", "one more on every line of this boot"),
+    given("tid", "integer", "the thread"),
+    given("arch", "string", "the guest architecture, absent where the process runs native code"),
+    given("guest", "string", "path of the guest program that the process runs now"),
 )
 """What stands at the end of every line with `fields: full`; the last three where they apply."""
 
@@ -139,12 +60,12 @@ EVENTS: Final = (
         "all probes are attached",
         "the daemon",
         (
-            _given("message", "string", '"Dynamic QEMU-user monitor started"', added=False),
-            _given("version", "string", "qmond's version"),
-            _given("boot_id", "string", "this boot of the host"),
-            _given("host", "string", "the host's name"),
-            _given("kernel", "string", "the kernel's release"),
-            _given("schema", "integer", "version of this event interface"),
+            given("message", "string", '"Dynamic QEMU-user monitor started"', added=False),
+            given("version", "string", "qmond's version"),
+            given("boot_id", "string", "this boot of the host"),
+            given("host", "string", "the host's name"),
+            given("kernel", "string", "the kernel's release"),
+            given("schema", "integer", "version of this event interface"),
         ),
         thread=False,
         process=False,
@@ -154,8 +75,8 @@ EVENTS: Final = (
         "orderly stop, after the last event",
         "the daemon",
         (
-            _given("message", "string", '"Dynamic QEMU-user monitor stopped"', added=False),
-            _given("totals", "counters", "by event: seen, written, lost, suppressed"),
+            given("message", "string", '"Dynamic QEMU-user monitor stopped"', added=False),
+            given("totals", "counters", "by event: seen, written, lost, suppressed"),
         ),
         thread=False,
         process=False,
@@ -177,8 +98,17 @@ EVENTS: Final = (
         "a monitored process made a child process; the child is monitored too",
         "task_newtask",
         (
-            _int("parent", "pid", "u32", "the process that made the child"),
-            _int("child", "a", "u32", "the new process"),
+            integer("parent", "pid", "u32", "the process that made the child"),
+            integer("child", "a", "u32", "the new process"),
+            Field(
+                "start",
+                Form.TICKS,
+                "its start time since boot",
+                slot="b",
+                unit="seconds",
+                added=True,
+            ),
+            _CALL,
         ),
         state=True,
         other="a",
@@ -213,8 +143,8 @@ EVENTS: Final = (
         "sys_enter",
         (
             _PID,
-            _int("domain", "a", "s32", "address family, AF_*"),
-            _int("type", "b", "s32", "socket type, SOCK_*, with its flags"),
+            integer("domain", "a", "s32", "address family, AF_*"),
+            integer("type", "b", "s32", "socket type, SOCK_*, with its flags"),
         ),
     ),
     Event(
@@ -225,15 +155,20 @@ EVENTS: Final = (
     ),
     Event(
         "SENDTO",
-        "sendto",
+        "sendto, sendmsg or sendmmsg",
         "sys_enter",
-        (_PID, _int("len", "a", "u64", "length of the message", "bytes")),
+        (_PID, integer("len", "a", "u64", "what the messages hold", "bytes"), _UNREADABLE, _CALL),
     ),
     Event(
         "RECVFROM",
-        "recvfrom",
+        "recvfrom, recvmsg or recvmmsg",
         "sys_enter",
-        (_PID, _int("size", "a", "u64", "size of the buffer", "bytes")),
+        (
+            _PID,
+            integer("size", "a", "u64", "what the buffers can take", "bytes"),
+            _UNREADABLE,
+            _CALL,
+        ),
     ),
     Event(
         "DUP2",
@@ -241,8 +176,8 @@ EVENTS: Final = (
         "sys_enter",
         (
             _PID,
-            _int("oldfd", "a", "s32", "the descriptor"),
-            _int("newfd", "b", "s32", "its copy"),
+            integer("oldfd", "a", "s32", "the descriptor"),
+            integer("newfd", "b", "s32", "its copy"),
             _CALL,
         ),
     ),
@@ -252,7 +187,7 @@ EVENTS: Final = (
         "sys_exit",
         (
             _PID,
-            _int("reaped_child", "a", "s32", "the child, as the caller's pid namespace counts"),
+            integer("reaped_child", "a", "s32", "the child, as the caller's pid namespace counts"),
             _CALL,
         ),
     ),
@@ -260,7 +195,7 @@ EVENTS: Final = (
         "FREE_SUM",
         "once an interval, where the figure is not 0",
         "uprobes",
-        (_given("meta", "count", "`count`: calls of free", added=False),),
+        (given("meta", "calls", "`count`: calls of free", added=False),),
         statistic=True,
         thread=False,
         process=False,
@@ -269,7 +204,7 @@ EVENTS: Final = (
         "MMAP_SUM",
         "once an interval, where the figure is not 0",
         "sys_enter",
-        (_given("meta", "pages", "`count`: mmap calls; `max_pages`: the largest", added=False),),
+        (given("meta", "pages", "`count`: mmap calls; `max_pages`: the largest", added=False),),
         statistic=True,
         thread=False,
         process=False,
@@ -278,7 +213,7 @@ EVENTS: Final = (
         "ALLOC_SUM",
         "once an interval, where the figure is not 0",
         "uprobes",
-        (_given("meta", "count", "`count`: calls of malloc, calloc and realloc", added=False),),
+        (given("meta", "calls", "`count`: calls of malloc, calloc and realloc", added=False),),
         statistic=True,
         thread=False,
         process=False,
@@ -288,8 +223,8 @@ EVENTS: Final = (
         "a context switch from or to a thread of a monitored process",
         "sched_switch",
         (
-            _int("prev_pid", "a", "s32", "the thread that left the CPU"),
-            _int("next_pid", "b", "s32", "the thread that got it"),
+            integer("prev_pid", "a", "s32", "the thread that left the CPU"),
+            integer("next_pid", "b", "s32", "the thread that got it"),
         ),
         thread=False,
         other="tid",
@@ -298,13 +233,13 @@ EVENTS: Final = (
         "SIGNAL_GENERATE",
         "any signal generated for a monitored process",
         "signal_generate",
-        (_PID, _int("sig", "a", "s32", "signal number")),
+        (_PID, integer("sig", "a", "s32", "signal number")),
     ),
     Event(
         "SETUID",
         "setuid, setreuid or setresuid",
         "sys_enter",
-        (_PID, _int("uid", "a", "s32", "the (effective) user ID that was asked for"), _CALL),
+        (_PID, integer("uid", "a", "s32", "the (effective) user ID that was asked for"), _CALL),
     ),
     Event(
         "MPROTECT",
@@ -330,15 +265,19 @@ EVENTS: Final = (
         "sched_process_exec, procfs",
         (
             _PID,
-            _given("ppid", "integer", "the parent process", added=False),
-            _given("bin", "string", "file name of what it executes", added=False),
-            _given("origin", "origin", "how it was found", added=False),
-            _given("argv", "strings", "its command line", added=False),
-            _given("guest", "string?", "path of the guest program", added=False),
-            _given("arch", "string?", "the guest architecture", added=False),
-            _given("uid", "integer", "its real user ID", added=False),
-            _given("cgroup", "string?", "its cgroup (v2)", added=False),
-            _given("start", "number", "start time since boot", added=False, unit="seconds"),
+            given("ppid", "integer", "the parent process", added=False),
+            given("bin", "string", "file name of what it executes", added=False),
+            given("origin", "origin", "how it was found", added=False),
+            given("argv", "strings", "its command line", added=False),
+            given("guest", "string?", "path of the guest program", added=False),
+            given("arch", "string?", "the guest architecture", added=False),
+            given("uid", "integer", "its real user ID", added=False),
+            given("cgroup", "string?", "its cgroup (v2)", added=False),
+            given("start", "number", "start time since boot", added=False, unit="seconds"),
+            given("launch", "launch", "how the program that it runs was started"),
+            given("container", "string?", "the container's ID, where the cgroup tells one"),
+            given("parents", "parents", "its parent, that one's parent, and so on"),
+            given("allocations", "allocations", "whether malloc and free are counted, or why not"),
         ),
         thread=False,
         process=False,
@@ -352,22 +291,57 @@ EVENTS: Final = (
         "sched_process_exit",
         (
             _PID,
-            _given("code", "integer?", "exit code, null where a signal ended it", added=False),
-            _given("signal", "integer?", "the signal that ended it, or null", added=False),
+            given("code", "integer?", "exit code, null where a signal ended it", added=False),
+            given("signal", "integer?", "the signal that ended it, or null", added=False),
         ),
         thread=False,
         state=True,
         own=True,
     ),
     Event(
+        "IO_URING",
+        "a monitored process set up io_uring: what it does through it is not seen as system calls",
+        "sys_exit, procfs",
+        (
+            _PID,
+            integer("fd", "b", "s32", "descriptor of the ring"),
+            Field(
+                "entries",
+                Form.INT,
+                "size of the ring that was asked for",
+                slot="a",
+                ctype="u32",
+                optional=True,
+            ),
+        ),
+        own=True,
+    ),
+    Event(
+        "CLOCK",
+        "the wall clock was stepped, or the host woke from sleep",
+        "the daemon",
+        (
+            given(
+                "offset",
+                "number",
+                "CLOCK_REALTIME less CLOCK_MONOTONIC from here on",
+                added=False,
+                unit="seconds",
+            ),
+        ),
+        own=True,
+        thread=False,
+        process=False,
+    ),
+    Event(
         "LOST",
         "at most once a second: events that were seen and did not get through",
         "the daemon",
         (
-            _given("stage", "stage", "where they were lost", added=False),
-            _given("count", "integer", "how many", added=False),
-            _given("by_event", "by_event", "how many of each type", added=False),
-            _given("since", "number", "the `ts` from which on this counts", added=False),
+            given("stage", "stage", "where they were lost", added=False),
+            given("count", "integer", "how many", added=False),
+            given("by_event", "by_event", "how many of each type", added=False),
+            given("since", "number", "the `ts` from which on this counts", added=False),
         ),
         own=True,
         thread=False,
@@ -377,7 +351,7 @@ EVENTS: Final = (
         "DROPPED",
         "in one client's stream alone: lines that this client was too slow for",
         "the daemon",
-        (_given("count", "integer", "how many lines", added=False),),
+        (given("count", "integer", "how many lines", added=False),),
         own=True,
         thread=False,
         process=False,
@@ -391,6 +365,15 @@ EVENTS: Final = (
         own=True,
         internal=True,
         layout=IMAGE,
+    ),
+    Event(
+        "OVER_BUDGET",
+        "a process allocates more often than it may be counted for",
+        "uprobes",
+        (),
+        state=True,
+        own=True,
+        internal=True,
     ),
 )
 

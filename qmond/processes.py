@@ -9,27 +9,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from qmond import procfs
-from qmond.records import IMAGE_FORMAT, Flag
+from qmond.cgroups import container_of
+from qmond.clock import TICK_NS
+from qmond.events import NUMBER
+from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
 
 __all__ = [
+    "News",
+    "Parents",
     "Process",
     "ProcessTable",
     "architecture",
     "guest_of",
     "json_text",
+    "parse_parents",
+    "read_parents",
     "read_process",
     "text_of",
 ]
 
-_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_ADOPT: Final = NUMBER["TRACK_ADOPT"]
 
 _WITH_ARGUMENT: Final = frozenset(
     "0 B D E L R U cpu d dfilter g p plugin r rtsig-map s seed tb-size trace".split()  # noqa: SIM905
@@ -80,23 +87,33 @@ def guest_of(
     return None
 
 
+Parents = tuple[tuple[int, str], ...]
+"""Process ID and comm of the parent, of its parent, and so on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """A process under watch; `start` in ns since boot, in whole clock ticks as /proc has it.
 
-    `bin_json` and `suffix` are its constant parts of a line, rendered once.
+    `pid` and `start` name it for ever. `bin_json` and `suffix` are its constant parts of a line,
+    rendered once.
     """
 
     pid: int
-    ppid: int
-    bin: str
-    origin: str
-    argv: tuple[bytes, ...]
-    guest: bytes | None
-    arch: str | None
-    uid: int
-    cgroup: str | None
-    start: int
+    ppid: int = 0
+    bin: str = ""
+    origin: str = "unknown"
+    argv: tuple[bytes, ...] = ()
+    comm: str = ""
+    guest: bytes | None = None
+    arch: str | None = None
+    launch: str = ""
+    uid: int = 0
+    cgroup: str | None = None
+    container: str | None = None
+    start: int = 0
+    parents: Parents = ()
+    allocations: str = ""
     bin_json: bytes = b'""'
     suffix: bytes = b""
 
@@ -105,6 +122,11 @@ class Process:
         arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
         guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
         return replace(self, bin_json=orjson.dumps(self.bin), suffix=arch + guest)
+
+    def is_same_image(self, other: Process) -> bool:
+        """Whether that is this process, running what it runs."""
+        mine = self.start, self.bin, self.argv
+        return mine == (other.start, other.bin, other.argv)
 
 
 def read_process(pid: int, root: Path = procfs.PROC) -> Process:
@@ -118,101 +140,176 @@ def read_process(pid: int, root: Path = procfs.PROC) -> Process:
     # through binfmt_misc the path that was asked for is the guest's, not the interpreter's
     interpreted = architecture(text_of(os.path.basename(filename))) is None
     guest = guest_of(filename, argv, emulated=arch is not None, interpreted=interpreted)
+    cgroup = procfs.read_cgroup(pid, root)
     return Process(
         pid=pid,
         ppid=stat.ppid,
         bin=name,
         origin="procfs",
         argv=tuple(argv),
+        comm=text_of(stat.comm),
         guest=guest,
         arch=arch,
+        launch="nested" if arch is None else "binfmt" if interpreted else "direct",
         uid=procfs.read_uid(pid, root),
-        cgroup=procfs.read_cgroup(pid, root),
-        start=stat.start * _TICK_NS,
+        cgroup=cgroup,
+        container=container_of(cgroup),
+        start=stat.start * TICK_NS,
+        parents=tuple(read_parents(stat.ppid, root)),
     ).rendered()
+
+
+def read_parents(pid: int, root: Path = procfs.PROC) -> Iterator[tuple[int, str]]:
+    """Yield a process and its ancestors, as far as they can be seen."""
+    for _ in range(PARENTS_MAX):
+        try:
+            stat = procfs.read_stat(pid, root)
+        except (OSError, ValueError):
+            return
+        yield pid, text_of(stat.comm)
+        pid = stat.ppid
+
+
+class News(NamedTuple):
+    """What the table has learned: who came or changed, whose end came, who allocates too much."""
+
+    started: list[Process]
+    ended: list[int]
+    over_budget: list[int]
 
 
 class ProcessTable:
     """The processes under watch, by tgid.
 
     `look_up` is asked for a process that no record told of, and may answer None; `cgroup_path`
-    for the path of a cgroup v2 ID.
+    for the path of a cgroup v2 ID; `allocations` whether a process' are counted, in a word.
     """
 
     def __init__(
         self,
         look_up: Callable[[int], Process | None],
         cgroup_path: Callable[[int], str | None],
+        allocations: Callable[[Process], str],
     ) -> None:
         self._look_up = look_up
         self._cgroup_path = cgroup_path
+        self._allocations = allocations
         self._processes: dict[int, Process] = {}
-        self._started: list[Process] = []
-        self._ended: list[int] = []
+        self._doubted: set[int] = set()
+        self._unknown: dict[int, Process] = {}
+        self._news = News([], [], [])
 
     def __len__(self) -> int:
         return len(self._processes)
 
     def __iter__(self) -> Iterator[Process]:
-        return iter(self._processes.values())
+        for pid in tuple(self._doubted):
+            self._confirm(pid)
+        return iter(tuple(self._processes.values()))
 
     def __getitem__(self, pid: int) -> Process:
-        """Return a process; one that nobody knows anything of any more has empty parts."""
-        known = self._processes.get(pid)
+        """Return a process; one that nobody knows anything of has empty parts."""
+        if pid in self._doubted:
+            self._confirm(pid)
+        known = self._processes.get(pid) or self._unknown.get(pid)
         if known is None:
-            known = self._look_up(pid) or Process(pid, 0, "", "unknown", (), None, None, 0, None, 0)
-            self._processes[pid] = known
+            known = self._look_up(pid)
+            if known is not None:
+                return self.adopt(known)
+            known = self._unknown[pid] = Process(pid)
         return known
 
-    def adopt(self, process: Process) -> None:
-        """Enter a process, or what it has become."""
-        self._processes[process.pid] = process
-        self._started.append(process)
+    def adopt(self, process: Process) -> Process:
+        """Enter a process, or what it has become; returns it with its word on allocations."""
+        process = replace(process, allocations=self._allocations(process))
+        self._enter(process)
+        return process
 
-    def fork(self, parent: int, child: int) -> None:
-        """Enter a child: until it execs, it is what its parent is."""
-        self.adopt(replace(self[parent], pid=child, ppid=parent, origin="fork"))
+    def fork(self, parent: int, child: int, start: int) -> None:
+        """Enter a child that was made `start` ns after boot: until it execs, it is its parent."""
+        known = self[parent]
+        self._enter(
+            replace(
+                known,
+                pid=child,
+                ppid=parent,
+                origin="fork",
+                start=start // TICK_NS * TICK_NS,
+                parents=((parent, known.comm), *known.parents)[:PARENTS_MAX],
+            )
+        )
+
+    def note_over_budget(self, pid: int) -> None:
+        """Take note that a process allocates more often than it may be counted for."""
+        self._news.over_budget.append(pid)
 
     def forget(self, pid: int) -> None:
         """Drop a process that has ended."""
         self._processes.pop(pid, None)
-        self._ended.append(pid)
+        self._doubted.discard(pid)
+        self._news.ended.append(pid)
 
-    def keep_only(self, pids: Collection[int]) -> None:
-        """Drop all others: the records of their ends were lost."""
-        for pid in self._processes.keys() - set(pids):
+    def doubt(self, is_tracked: Callable[[int], bool]) -> None:
+        """Drop who is not under watch any more, look the others up again: records were lost."""
+        for pid in [pid for pid in self._processes if not is_tracked(pid)]:
             self.forget(pid)
+        self._doubted = set(self._processes)
 
-    def take_news(self) -> tuple[list[Process], list[int]]:
-        """Return which processes were entered, and which ended, since the last call."""
-        news = self._started, self._ended
-        self._started, self._ended = [], []
+    def take_news(self) -> News:
+        """Return what was learned since the last call."""
+        news, self._news = self._news, News([], [], [])
+        self._unknown.clear()
         return news
 
     def image(self, record: bytes) -> Process:
         """Enter what an image record tells: a process executes a program from here on."""
-        _, pid, _, _, _, flags, ppid, uid, cgroup, start = IMAGE_FORMAT.unpack_from(record)
-        name, filename, arguments = record[IMAGE_FORMAT.size :].split(b"\0", 2)
+        _, pid, _, number, _, flags, ppid, uid, cgroup, start = IMAGE_FORMAT.unpack_from(record)
+        strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
+        name, filename, arguments = record[strings:].split(b"\0", 2)
         argv = procfs.parse_cmdline(arguments)
         text = text_of(name)
         arch = architecture(text)
-        guest = guest_of(
-            filename,
-            argv,
-            emulated=arch is not None,
-            interpreted=bool(flags & Flag.INTERPRETED),
-        )
+        interpreted = bool(flags & Flag.INTERPRETED)
+        guest = guest_of(filename, argv, emulated=arch is not None, interpreted=interpreted)
+        launch = "binfmt" if interpreted else "direct"
+        if number == _ADOPT:
+            parents = parse_parents(record[IMAGE_FORMAT.size : strings])
+        else:
+            launch, parents = "nested", self[pid].parents
+        path = self._cgroup_path(cgroup)
         process = Process(
             pid=pid,
             ppid=ppid,
             bin=text,
             origin="exec",
             argv=tuple(argv),
+            comm=text_of(os.path.basename(filename)[:15]),
             guest=guest,
             arch=arch,
+            launch=launch,
             uid=uid,
-            cgroup=self._cgroup_path(cgroup),
-            start=start // _TICK_NS * _TICK_NS,
-        ).rendered()
-        self.adopt(process)
-        return process
+            cgroup=path,
+            container=container_of(path),
+            start=start // TICK_NS * TICK_NS,
+            parents=parents,
+        )
+        return self.adopt(process.rendered())
+
+    def _enter(self, process: Process) -> None:
+        self._processes[process.pid] = process
+        self._doubted.discard(process.pid)
+        self._unknown.pop(process.pid, None)
+        self._news.started.append(process)
+
+    def _confirm(self, pid: int) -> None:
+        """Look a process up again: it may execute another program, or be another one."""
+        self._doubted.discard(pid)
+        found = self._look_up(pid)
+        if found is not None and not found.is_same_image(self._processes[pid]):
+            self.adopt(found)
+
+
+def parse_parents(data: bytes) -> Parents:
+    """Parse the ancestors that an image record tells of; pid 0 is the kernel's own."""
+    rows = PARENT_FORMAT.iter_unpack(data)
+    return tuple((pid, text_of(comm.partition(b"\0")[0])) for pid, comm in rows if pid)

@@ -15,9 +15,11 @@ from typing import Final
 __all__ = [
     "PROC",
     "Stat",
+    "is_hosts",
     "parse_auxv",
     "parse_cgroup",
     "parse_cmdline",
+    "parse_nspid",
     "parse_stat",
     "parse_uid",
     "pids",
@@ -25,6 +27,8 @@ __all__ = [
     "read_cmdline",
     "read_exe",
     "read_execfn",
+    "read_io_urings",
+    "read_own_pid",
     "read_stat",
     "read_uid",
 ]
@@ -32,6 +36,8 @@ __all__ = [
 PROC: Final = Path("/proc")
 
 _AT_EXECFN: Final = 31
+_KTHREADD: Final = 2
+_PF_KTHREAD: Final = 0x00200000  # Linux' include/linux/sched.h
 _PATH_MAX: Final = 4096
 
 
@@ -43,13 +49,20 @@ class Stat:
     state: str
     ppid: int
     start: int
+    is_kernel_thread: bool = False
 
 
 def parse_stat(data: bytes) -> Stat:
     """Parse /proc/PID/stat; comm may hold spaces and parentheses. Raises ValueError."""
     comm = data[data.index(b"(") + 1 : data.rindex(b")")]
     rest = data[data.rindex(b")") + 1 :].split()
-    return Stat(comm=comm, state=rest[0].decode(), ppid=int(rest[1]), start=int(rest[19]))
+    return Stat(
+        comm=comm,
+        state=rest[0].decode(),
+        ppid=int(rest[1]),
+        start=int(rest[19]),
+        is_kernel_thread=bool(int(rest[6]) & _PF_KTHREAD),
+    )
 
 
 def parse_cmdline(data: bytes) -> list[bytes]:
@@ -63,6 +76,14 @@ def parse_uid(data: bytes) -> int:
         if line.startswith(b"Uid:"):
             return int(line.split()[1])
     raise ValueError("no Uid line")
+
+
+def parse_nspid(data: bytes) -> list[int]:
+    """Return the IDs of /proc/PID/status, from the namespace of that procfs inwards."""
+    for line in data.splitlines():
+        if line.startswith(b"NSpid:"):
+            return [int(word) for word in line.split()[1:]]
+    raise ValueError("no NSpid line")
 
 
 def parse_cgroup(data: bytes) -> str | None:
@@ -108,6 +129,41 @@ def read_exe(pid: int, root: Path = PROC) -> bytes:
     """Read the path of the executable. Raises OSError for kernel threads and where it is gone."""
     path = os.readlink(os.fsencode(root / str(pid) / "exe"))
     return path.removesuffix(b" (deleted)")
+
+
+def is_hosts(root: Path = PROC) -> bool:
+    """Whether a procfs has the host's own process IDs: only there are kernel threads."""
+    try:
+        return read_stat(_KTHREADD, root).is_kernel_thread
+    except (OSError, ValueError):
+        return False
+
+
+def read_own_pid(pid: int, root: Path = PROC) -> int:
+    """Return the ID that a process has in this process' own pid namespace.
+
+    `root` may be the procfs of a namespace above. Raises OSError where the process is gone,
+    ValueError where it is not within this namespace.
+    """
+    ours = parse_nspid((root / "self/status").read_bytes())
+    theirs = parse_nspid((root / str(pid) / "status").read_bytes())
+    if len(theirs) < len(ours):
+        raise ValueError(f"process {pid} is not within this pid namespace")
+    own = theirs[len(ours) - 1]
+    if len(ours) > 1 and read_stat(own).start != read_stat(pid, root).start:
+        raise ValueError(f"process {pid} is in another pid namespace")  # a sibling of ours
+    return own
+
+
+def read_io_urings(pid: int, root: Path = PROC) -> Iterator[int]:
+    """Yield the descriptors of a process that are io_uring's. Raises OSError where it is gone."""
+    folder = root / str(pid) / "fd"
+    for name in os.listdir(folder):
+        try:
+            if os.readlink(folder / name) == "anon_inode:[io_uring]":
+                yield int(name)
+        except FileNotFoundError:  # closed meanwhile
+            continue
 
 
 def read_execfn(pid: int, root: Path = PROC) -> bytes | None:

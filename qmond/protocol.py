@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 PROTOCOL: Final = 1
-CAPABILITIES: Final = ("tail", "status")
+CAPABILITIES: Final = ("tail", "status", "ps")
 LINE_MAX: Final = 65536
 """Bytes: the longest request, its newline included."""
 

@@ -10,9 +10,12 @@ from typing import Final
 
 __all__ = [
     "CAPTURE_MAX",
+    "COMM_SIZE",
     "HEAD",
     "IMAGE",
     "IMAGE_FORMAT",
+    "PARENTS_MAX",
+    "PARENT_FORMAT",
     "RECORD",
     "RECORD_FORMAT",
     "Flag",
@@ -22,6 +25,10 @@ __all__ = [
 
 CAPTURE_MAX: Final = 16384
 """The most content, in bytes, that one record can carry."""
+
+PARENTS_MAX: Final = 8
+"""How many ancestors an image record tells of: as many `struct qmon_parent` follow its fields."""
+COMM_SIZE: Final = 16
 
 C_TYPES: Final = {"u16": "H", "u32": "I", "s32": "i", "u64": "Q"}
 """C type → its letter in Python's struct module."""
@@ -53,6 +60,7 @@ def layout_format(layout: Layout) -> Struct:
 
 RECORD_FORMAT: Final = layout_format(RECORD)
 IMAGE_FORMAT: Final = layout_format(IMAGE)
+PARENT_FORMAT: Final = Struct(f"=I{COMM_SIZE}s")
 
 
 class Flag:

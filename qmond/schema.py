@@ -9,7 +9,9 @@ import json
 import sys
 from typing import Any, Final
 
-from qmond.events import COMMON, PUBLIC, SCHEMA_VERSION, Event, Field, Form
+from qmond.events import COMMON, PUBLIC, SCHEMA_VERSION
+from qmond.fields import Event, Field, Form
+from qmond.words import ALLOCATIONS, LAUNCHES
 
 __all__ = ["page", "schema"]
 
@@ -41,9 +43,18 @@ _GIVEN: Final[dict[str, dict[str, Any]]] = {
     "integer?": {"type": ["integer", "null"]},
     "number": {"type": "number"},
     "origin": {"enum": ["exec", "procfs"]},
+    "launch": {"enum": list(LAUNCHES)},
+    "allocations": {"enum": list(ALLOCATIONS)},
+    "parents": {
+        "type": "array",
+        "items": _object({"pid": _INTEGER, "comm": _STRING}, ["pid", "comm"]),
+    },
     "stage": {"enum": ["ring", "log"]},
     "by_event": _BY_EVENT,
-    "count": _object({"count": _COUNT, "by_pid": _BY_PID}, ["count"]),
+    "calls": _object(
+        {"count": _COUNT, "by_pid": _BY_PID, "partial": {"type": "array", "items": _INTEGER}},
+        ["count"],
+    ),
     "pages": _object(
         {"count": _COUNT, "max_pages": _COUNT, "by_pid": _BY_PID}, ["count", "max_pages"]
     ),
@@ -57,6 +68,7 @@ _GIVEN: Final[dict[str, dict[str, Any]]] = {
 }
 _FORMS: Final[dict[Form, dict[str, Any]]] = {
     Form.INT: _INTEGER,
+    Form.TICKS: {"type": "number", "minimum": 0},
     Form.BIT: {"enum": [0, 1]},
     Form.TEXT: _STRING,
     Form.CONTENT: _STRING,
@@ -137,6 +149,9 @@ def page() -> str:
     for own, title in ((False, "The original's events"), (True, "qmond's own events")):
         parts.append(f"\n## {title}\n")
         parts += [_section(event) for event in PUBLIC if event.own is own]
+    for key, words in (("launch", LAUNCHES), ("allocations", ALLOCATIONS)):
+        parts.append(f"\n## The words of `{key}`\n\n| word | meaning |\n|---|---|\n")
+        parts += [f"| `{word}` | {meaning} |\n" for word, meaning in words.items()]
     return "".join(parts)
 
 

@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from struct import unpack
 from typing import Any
@@ -84,8 +84,8 @@ class Lock:
 class Hub:
     """The socket and its clients.
 
-    `configured` has the events that there are, as bits; `status` gives the answer to that
-    request; `dropped` makes a DROPPED line from a count.
+    `configured` has the events that there are, as bits; `verbs` gives the answers to requests
+    that take no arguments; `dropped` makes a DROPPED line from a count.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class Hub:
         boot_id: str,
         configured: int,
         limits: Socket,
-        status: Callable[[], dict[str, Any]],
+        verbs: Mapping[str, Callable[[], Any]],
         dropped: Callable[[int], bytes],
     ) -> None:
         self.boot_id = boot_id
         self.configured = configured
         self.limits = limits
-        self.status = status
+        self.verbs = verbs
         self.dropped = dropped
         self.clients: set[Client] = set()
         self._server: asyncio.Server | None = None
@@ -256,9 +256,10 @@ class Client(asyncio.Protocol):
                     raise RequestError("Busy", "this connection tails already")
                 self.selection = selection
                 return {}
-            case "status":
+            case op if op in self._hub.verbs:
                 if request.args:
-                    raise RequestError("BadArgument", "status takes no arguments")
-                return self._hub.status()
+                    raise RequestError("BadArgument", f"{op} takes no arguments")
+                answered: object = self._hub.verbs[op]()
+                return answered
             case _:
                 raise RequestError("UnknownOp", f"op: {request.op!r} is unknown")

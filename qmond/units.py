@@ -1,11 +1,11 @@
-"""Sizes and times as people write them: `64M`, `30s`."""
+"""Sizes, times and rates as people write them: `64M`, `30s`, `1000/s`."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-__all__ = ["parse_seconds", "parse_size"]
+__all__ = ["parse_rate", "parse_seconds", "parse_size"]
 
 _SIZES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -27,3 +27,11 @@ def parse_seconds(value: object) -> float:
     if match is None:
         raise ValueError("a time such as 250ms, 1s, 5m, 1h or 7d")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_rate(value: object) -> int:
+    """Return how many a second `1000/s` is. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,12})/s", str(value))
+    if match is None:
+        raise ValueError("a rate such as 1000/s")
+    return int(match[1])

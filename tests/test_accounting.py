@@ -1,9 +1,11 @@
 """The books: four columns, and what is told of losses."""
 
-from qmond.accounting import Accounts
-from qmond.bpf.probes import Counter
+from qmond.accounting import Accounts, Rates
+from qmond.bpf.header import OTHERS
+from qmond.bpf.probes import Counter, Statistic
 from qmond.encode import Line
 from qmond.events import NUMBER
+from qmond.statistics import sums
 
 
 def line(name: str) -> Line:
@@ -32,3 +34,31 @@ def test_a_loss_is_told_once_by_stage_and_event() -> None:
     }
     assert accounts.newly_lost({"READ": Counter(9, 4)}) == {}
     assert accounts.newly_lost({"READ": Counter(9, 5)}) == {"ring": {"READ": 1}}
+
+
+def test_rates_are_of_the_second_that_ended_last() -> None:
+    rates = Rates()
+    rates.count([(b"", 0, 7, 7)] * 3)
+    assert (rates.rate(7), rates.total(7)) == (0, 3)
+    rates.tick()
+    rates.count([(b"", 0, 7, 7)])
+    assert (rates.rate(7), rates.total(7)) == (3, 4)
+    rates.forget([7, 8])
+    assert (rates.rate(7), rates.total(7)) == (0, 0)
+
+
+def test_statistics_are_summed_and_told_by_process() -> None:
+    found = {7: Statistic(mmaps=2, max_pages=9, allocs=1), OTHERS: Statistic(mmaps=1, max_pages=4)}
+    assert dict(sums(found, [], full=True)) == {
+        "MMAP_SUM": {"count": 3, "max_pages": 9, "by_pid": {"7": 2, "others": 1}},
+        "ALLOC_SUM": {"count": 1, "by_pid": {"7": 1}},
+    }
+    assert dict(sums(found, [], full=False))["MMAP_SUM"] == {"count": 3, "max_pages": 9}
+    assert dict(sums({}, [], full=True)) == {}
+
+
+def test_a_figure_that_is_not_complete_says_so_even_where_it_is_0() -> None:
+    assert dict(sums({}, [7], full=True)) == {
+        "FREE_SUM": {"count": 0, "by_pid": {}, "partial": [7]},
+        "ALLOC_SUM": {"count": 0, "by_pid": {}, "partial": [7]},
+    }

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmond.encode import Anchor, Encoder, address, content, ending
+from qmond.clock import Anchor
+from qmond.encode import Encoder, address, content, ending
 from qmond.events import EVENTS, NUMBER, PUBLIC
 from qmond.processes import Process, ProcessTable
-from qmond.records import IMAGE_FORMAT, RECORD_FORMAT, Flag
+from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, RECORD_FORMAT, Flag
 
 ANCHOR = Anchor(1_700_000_000_000_000_000)
 
 
 def table() -> ProcessTable:
-    return ProcessTable(lambda _pid: None, {7: "/user.slice"}.get)
+    return ProcessTable(lambda _pid: None, {7: "/user.slice"}.get, lambda _process: "counted")
 
 
 def record(
@@ -30,7 +31,8 @@ def record(
 
 def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.COUNTED) -> bytes:
     head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 7, 5_019_999_999)
-    return head + b"\0".join([bin_, path, *argv, b""])
+    parents = [PARENT_FORMAT.pack(1, b"init")] + [bytes(PARENT_FORMAT.size)] * (PARENTS_MAX - 1)
+    return head + b"".join(parents) + b"\0".join([bin_, path, *argv, b""])
 
 
 def lines(*records: bytes, fields: str = "full") -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def test_a_child_is_what_its_parent_is_and_is_forgotten_at_its_end() -> None:
 def test_what_nobody_wants_moves_the_process_table_and_makes_no_line() -> None:
     processes = table()
     assert Encoder().encode([record("TRACK_FORK", a=44, flags=0)], processes, 1, ANCHOR) == []
-    assert {process.pid for process in processes} == {42, 44}
+    assert {process.pid for process in processes} == {44}
 
 
 @pytest.mark.parametrize(
@@ -223,11 +225,16 @@ def test_statistics_carry_their_type_as_evt() -> None:
 
 
 def test_every_event_of_a_record_is_known_to_the_encoder() -> None:
-    assert [event.name for event in EVENTS if event.internal] == ["IMAGE"]
+    assert [event.name for event in EVENTS if event.internal] == [
+        "IMAGE",
+        "OVER_BUDGET",
+    ]
 
 
 def test_a_process_is_looked_up_where_its_record_was_lost() -> None:
-    known = Process(42, 1, "qemu-arm", "procfs", (), b"/found", "arm", 0, None, 0).rendered()
-    processes = ProcessTable(lambda pid: known if pid == 42 else None, lambda _id: None)
+    known = Process(42, bin="qemu-arm", guest=b"/found", arch="arm").rendered()
+    processes = ProcessTable(
+        lambda pid: known if pid == 42 else None, lambda _id: None, lambda _process: "static"
+    )
     line = Encoder().encode([record("SENDTO", a=1)], processes, 1, ANCHOR)[0][0]
     assert json.loads(line)["guest"] == "/found"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from struct import pack
 
 import pytest
@@ -38,4 +39,23 @@ def test_readers_find_this_process() -> None:
 
 def test_the_path_that_was_asked_for_is_found() -> None:
     with subprocess.Popen(["/usr/bin/../bin/cat"], stdin=subprocess.PIPE) as process:
-        assert procfs.read_execfn(process.pid) == b"/usr/bin/../bin/cat"
+        found = None
+        while found is None:  # for a moment the new program has no auxiliary vector yet
+            found = procfs.read_execfn(process.pid)
+        assert found == b"/usr/bin/../bin/cat"
+
+
+def test_process_ids_of_every_namespace() -> None:
+    assert procfs.parse_nspid(b"Name:\tx\nNSpid:\t4711\t12\n") == [4711, 12]
+    with pytest.raises(ValueError, match="no NSpid"):
+        procfs.parse_nspid(b"Name:\tx\n")
+    assert procfs.read_own_pid(os.getpid()) == os.getpid()
+
+
+def test_only_the_hosts_procfs_has_kernel_threads(tmp_path: Path) -> None:
+    assert not procfs.is_hosts(tmp_path)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/stat").write_bytes(b"2 (kthreadd) S 0 0 0 0 -1 2129984" + b" 0" * 20)
+    assert procfs.is_hosts(tmp_path)
+    (tmp_path / "2/stat").write_bytes(b"2 (kthreadd) S 0 0 0 0 -1 4194560" + b" 0" * 20)
+    assert not procfs.is_hosts(tmp_path)

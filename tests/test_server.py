@@ -51,7 +51,7 @@ def play(path: Path, scenario: Scenario, **limits: int) -> None:
             boot_id="boot",
             configured=ALL,
             limits=Socket(path=path, **limits),
-            status=lambda: {"fine": True},
+            verbs={"status": lambda: {"fine": True}},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
         )
         await hub.listen(path)

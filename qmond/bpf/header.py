@@ -6,7 +6,16 @@ from typing import Final
 
 from qmond.calls import CALL, HANDLERS, LIMIT
 from qmond.events import EVENTS
-from qmond.records import CAPTURE_MAX, HEAD, IMAGE, RECORD, Flag, Layout
+from qmond.records import (
+    CAPTURE_MAX,
+    COMM_SIZE,
+    HEAD,
+    IMAGE,
+    PARENTS_MAX,
+    RECORD,
+    Flag,
+    Layout,
+)
 
 __all__ = [
     "COUNTER",
@@ -14,6 +23,7 @@ __all__ = [
     "OTHERS",
     "PATTERN_MAX",
     "PATTERN_WORDS",
+    "PID_LIMIT",
     "SETTINGS",
     "STATISTIC",
     "STATISTIC_KEY",
@@ -25,6 +35,8 @@ PATTERN_WORDS: Final = 4
 """A file name is compared by its first words of 8 bytes."""
 PATTERN_MAX: Final = 16
 """How many prefixes `match.prefixes` and `match.exclude` may have, each."""
+PID_LIMIT: Final = 1 << 22
+"""No process ID reaches it: Linux' PID_MAX_LIMIT on 64-bit hosts."""
 ORIGINS: Final = {"exec": 1, "fork": 2, "procfs": 3}
 """How a process came under watch: the values of the tracked map."""
 OTHERS: Final = 0xFFFFFFFF
@@ -34,6 +46,7 @@ SETTINGS: Final[Layout] = (
     ("mask", "u64"),  # bit N: event N is wanted
     ("capture", "u32"),  # bytes of content a record carries
     ("generation", "u32"),  # of the statistics: one more each interval
+    ("budget", "u64"),  # allocations a second that a process may be counted for
     ("prefixes", "u32"),  # how many patterns of each kind there are
     ("excludes", "u32"),
 )
@@ -51,7 +64,6 @@ STATISTIC: Final[Layout] = (
 STRUCTS: Final = {
     "qmon_head": HEAD,
     "qmon_record": RECORD,
-    "qmon_image": IMAGE,
     "qmon_call": CALL,
     "qmon_counter": COUNTER,
     "qmon_statistic_key": STATISTIC_KEY,
@@ -77,6 +89,8 @@ def header() -> str:
         "CALL_LIMIT": LIMIT,
         "PATTERN_WORDS": PATTERN_WORDS,
         "PATTERN_MAX": PATTERN_MAX,
+        "PARENTS_MAX": PARENTS_MAX,
+        "PID_LIMIT": PID_LIMIT,
         "OTHERS": f"{OTHERS}U",
         "EVENT_COUNT": len(EVENTS),
         "HANDLER_COUNT": len(HANDLERS),
@@ -89,6 +103,8 @@ def header() -> str:
         [
             "".join(f"#define {name} {value}\n" for name, value in defines.items()),
             *(_struct(name, layout) for name, layout in STRUCTS.items()),
+            _struct("qmon_parent", (("pid", "u32"),), f"\tchar comm[{COMM_SIZE}];\n"),
+            _struct("qmon_image", IMAGE, f"\tstruct qmon_parent parents[{PARENTS_MAX}];\n"),
             _struct("qmon_pattern", (), "\tu64 text[PATTERN_WORDS];\n\tu64 mask[PATTERN_WORDS];\n"),
             _struct("qmon_settings", SETTINGS, patterns),
         ]

@@ -18,12 +18,13 @@ from typing import Any, Final
 
 from qmond.bpf.btf import read_vmlinux
 from qmond.bpf.header import header
-from qmond.bpf.maps import Map
+from qmond.bpf.maps import Map, possible_cpus
+from qmond.bpf.uprobes import UPROBE_MULTI, has_multi
 from qmond.calls import CALL, HANDLERS, HOSTS, pack
 from qmond.errors import LoadError, QmondError
 from qmond.records import layout_format
 
-__all__ = ["Sizes", "load"]
+__all__ = ["Options", "load"]
 
 _HERE: Final = Path(__file__).parent
 _TIMEOUT: Final = 120
@@ -40,6 +41,7 @@ OFFSETS: Final = {
     "SIGNAL_FLAGS": "signal_struct.flags",
     "SIGNAL_GROUP_EXIT_CODE": "signal_struct.group_exit_code",
     "SIGNAL_LIVE": "signal_struct.live",
+    "TASK_COMM": "task_struct.comm",
     "TASK_EXIT_CODE": "task_struct.exit_code",
     "TASK_GROUP_LEADER": "task_struct.group_leader",
     "TASK_MM": "task_struct.mm",
@@ -61,20 +63,19 @@ TRACEPOINTS: Final = (
     "signal_generate",
 )
 MAPS: Final = ("events", "tracked", "settings", "counters", "statistics", "handlers")
-UPROBE_MULTI: Final = 48  # enum bpf_attach_type: BPF_TRACE_UPROBE_MULTI
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class Options:
     """What is fixed when the kernel side is loaded."""
 
     ring: int
     """Bytes; a power of two of at least a page."""
-    tracked: int = 65536
-    """Processes."""
+    multi: bool = True
+    """Whether allocation probes go by uprobe_multi links, where the kernel has them."""
 
 
-def load(sizes: Sizes) -> dict[str, int]:
+def load(options: Options) -> dict[str, int]:
     """Compile and attach the kernel side; returns its descriptors by name, which are the caller's.
 
     Names are `map:NAME`, `link:TRACEPOINT` and `program:NAME`. Raises LoadError.
@@ -84,7 +85,7 @@ def load(sizes: Sizes) -> dict[str, int]:
     with ours, os.fdopen(noise, "rb") as said:
         with theirs:
             child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", __name__, str(theirs.fileno()), json.dumps(asdict(sizes))],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), json.dumps(asdict(options))],
                 stdin=subprocess.DEVNULL,
                 stdout=noise,
                 stderr=noise,
@@ -119,7 +120,7 @@ def _failure(answer: dict[str, Any], output: str) -> LoadError:
 # ---- the child -------------------------------------------------------------------------------
 
 
-def _build(sizes: Sizes) -> dict[str, int]:
+def _build(options: Options) -> dict[str, int]:
     """Compile, load, fill the tables and attach; the descriptors stay open until the child ends."""
     host = platform.machine()
     if host not in HOSTS:
@@ -127,8 +128,8 @@ def _build(sizes: Sizes) -> dict[str, int]:
     btf = read_vmlinux()
     flags = [f"-DOFFSET_{name}={btf.offset(path)}" for name, path in OFFSETS.items()]
     flags += [
-        f"-DRING_PAGES={sizes.ring // os.sysconf('SC_PAGE_SIZE')}",
-        f"-DTRACKED_MAX={sizes.tracked}",
+        f"-DRING_PAGES={options.ring // os.sysconf('SC_PAGE_SIZE')}",
+        f"-DCPU_COUNT={possible_cpus()}",
     ]
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE / "stubs")
     try:
@@ -147,14 +148,25 @@ def _build(sizes: Sizes) -> dict[str, int]:
     for number, row in pack(host).items():
         calls[number.to_bytes(4, sys.byteorder)] = row
     found = {f"map:{name}": program[name].map_fd for name in MAPS}
-    found["program:on_allocation"] = program.load_func(
-        "on_allocation", BPF.KPROBE, None, UPROBE_MULTI
-    ).fd
+    found["program:on_allocation"] = _load_allocation(program, multi=options.multi)
     # BPF() attached the tracepoints by the names of their programs; settings that are all 0 hold
     # them idle until the daemon writes its own
     links = {name.decode(): fd for name, fd in program.raw_tracepoint_fds.items()}
     found |= {f"link:{name}": links[name] for name in TRACEPOINTS}
     return found
+
+
+def _load_allocation(program: Any, *, multi: bool) -> int:  # noqa: ANN401 - a bcc.BPF
+    """Load the program of the allocation probes for the one kind of link or the other."""
+    from bcc import BPF  # noqa: PLC0415 - as above
+
+    if multi:
+        fd: int = program.load_func("on_allocation", BPF.KPROBE, None, UPROBE_MULTI).fd
+        if has_multi(fd):
+            return fd
+        del program.funcs[b"on_allocation"]  # bcc would give the same again
+    single: int = program.load_func("on_allocation", BPF.KPROBE).fd
+    return single
 
 
 def _hint() -> str:
@@ -166,12 +178,12 @@ def _hint() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run as the child: descriptor of the socket to the daemon, and the sizes as JSON."""
+    """Run as the child: descriptor of the socket to the daemon, and the options as JSON."""
     channel = socket.socket(fileno=int(arguments[0]))
     found: dict[str, int] = {}
     answer: dict[str, Any]
     try:
-        found = _build(Sizes(**json.loads(arguments[1])))
+        found = _build(Options(**json.loads(arguments[1])))
     except QmondError as error:
         answer = {"error": error.args[0], "hint": error.hint}
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; the daemon tells the user

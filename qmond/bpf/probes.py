@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import mmap
 import os
 from dataclasses import dataclass
-from struct import Struct, pack
+from struct import pack
 from typing import Final, Self
 
 from qmond.bpf.header import (
@@ -14,11 +14,12 @@ from qmond.bpf.header import (
     OTHERS,
     PATTERN_MAX,
     PATTERN_WORDS,
+    PID_LIMIT,
     SETTINGS,
     STATISTIC,
     STATISTIC_KEY,
 )
-from qmond.bpf.load import Sizes, load
+from qmond.bpf.load import Options, load
 from qmond.bpf.maps import Map, possible_cpus
 from qmond.bpf.ring import RingBuffer
 from qmond.events import EVENTS
@@ -30,7 +31,6 @@ PREFIX_MAX: Final = PATTERN_WORDS * 8
 """The longest prefix that the kernel side compares, in bytes."""
 
 _ZERO: Final = bytes(4)
-_PID: Final = Struct("=I")
 _COUNTER: Final = layout_format(COUNTER)
 _SETTINGS: Final = layout_format(SETTINGS)
 _STATISTIC: Final = layout_format(STATISTIC)
@@ -39,10 +39,14 @@ _STATISTIC_KEY: Final = layout_format(STATISTIC_KEY)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the kernel side is told: bit N of `mask` wants event N; `capture` is in bytes."""
+    """What the kernel side is told: bit N of `mask` wants event N; `capture` is in bytes.
+
+    `budget` is how many allocations a second one process is counted for.
+    """
 
     mask: int
     capture: int
+    budget: int
     prefixes: tuple[bytes, ...]
     excludes: tuple[bytes, ...]
 
@@ -76,11 +80,12 @@ class Statistic:
 class Probes:
     """The loaded kernel side. `descriptors` are its own from here on; closing them detaches it."""
 
-    def __init__(self, descriptors: dict[str, int], sizes: Sizes) -> None:
+    def __init__(self, descriptors: dict[str, int], options: Options) -> None:
         self.descriptors = descriptors
-        self.ring = RingBuffer(descriptors["map:events"], sizes.ring)
+        self.ring = RingBuffer(descriptors["map:events"], options.ring)
         cpus = possible_cpus()
-        self._tracked = Map(descriptors["map:tracked"], _PID.size, _PID.size)
+        # a byte a process ID, shared with the kernel side; only pages that are touched cost memory
+        self._tracked = mmap.mmap(descriptors["map:tracked"], PID_LIMIT, mmap.MAP_SHARED)
         patterns = 2 * PATTERN_MAX * 2 * PREFIX_MAX
         self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + patterns)
         self._counters = Map(descriptors["map:counters"], 4, _COUNTER.size, cpus=cpus)
@@ -91,9 +96,9 @@ class Probes:
         self._generation = 0
 
     @classmethod
-    def load(cls, sizes: Sizes) -> Self:
+    def load(cls, options: Options) -> Self:
         """Compile and attach; nothing is watched until settings are given. Raises LoadError."""
-        return cls(load(sizes), sizes)
+        return cls(load(options), options)
 
     @property
     def attached(self) -> list[str]:
@@ -105,21 +110,27 @@ class Probes:
         self._wanted = settings
         patterns = [settings.prefixes, settings.excludes]
         self._settings[_ZERO] = _SETTINGS.pack(
-            settings.mask, settings.capture, self._generation, *map(len, patterns)
+            settings.mask,
+            settings.capture,
+            self._generation,
+            settings.budget,
+            *map(len, patterns),
         ) + b"".join(_patterns(some) for some in patterns)
 
     def track(self, pid: int) -> bool:
         """Watch a process that already runs; false where it is watched already."""
-        return self._tracked.insert(_PID.pack(pid), _PID.pack(ORIGINS["procfs"]))
+        if self._tracked[pid]:
+            return False
+        self._tracked[pid] = ORIGINS["procfs"]
+        return True
 
     def untrack(self, pid: int) -> None:
         """Watch a process no longer."""
-        with contextlib.suppress(KeyError):  # it has ended, and the kernel side saw it
-            del self._tracked[_PID.pack(pid)]
+        self._tracked[pid] = 0
 
-    def tracked(self) -> set[int]:
-        """Return the processes under watch at this moment."""
-        return {_PID.unpack(key)[0] for key in self._tracked}
+    def is_tracked(self, pid: int) -> bool:
+        """Whether a process is under watch at this moment."""
+        return bool(self._tracked[pid])
 
     def counters(self) -> dict[str, Counter]:
         """Return every event's figures, summed over the CPUs."""
@@ -164,6 +175,7 @@ class Probes:
     def close(self) -> None:
         """Detach every probe and give everything back."""
         self.ring.close()
+        self._tracked.close()
         for descriptor in self.descriptors.values():
             os.close(descriptor)
         self.descriptors = {}

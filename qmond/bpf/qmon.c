@@ -13,22 +13,79 @@
 #define ARGV_SIZE 4096
 #define NAME_SIZE 256
 #define ADDRESS_SIZE 128
-#define COMM_SIZE 16
+#define SECOND 1000000000ULL
+#define PARTS_AT_ONCE 128 /* of a vector, before the program calls itself for the rest */
+#define STEPS_AT_ONCE 512 /* messages and parts of messages likewise */
 #define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
 
 struct task_struct;
 struct linux_binprm;
 
-/* tgid → how it came under watch, an ORIGIN_ number; never 0 */
-BPF_HASH(tracked, u32, u32, TRACKED_MAX);
+/*
+ * A byte for each process ID there can be: how it came under watch, an ORIGIN_ number, or 0. The
+ * daemon has it mapped, and stores bytes too.
+ */
+BPF_F_TABLE("array", u32, u64, tracked, PID_LIMIT / 8, BPF_F_MMAPABLE);
 BPF_ARRAY(settings, struct qmon_settings, 1);
 BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
 BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
 BPF_PERCPU_ARRAY(counters, struct qmon_counter, EVENT_COUNT);
 BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, 8192);
-/* tid → when a call was entered whose memory could not be read then: tried again at its exit */
-BPF_HASH(late, u32, u64, 1024);
+/* tid → a call whose memory could not be read at its entry: tried again at its exit */
+struct entry {
+	u64 since;
+	u32 event;
+	u32 call;
+};
+BPF_HASH(late, u32, struct entry, 1024);
+/* tid → the call that is about to make a process; what stays behind has failed */
+BPF_TABLE("lru_hash", u32, u32, forking, 1024);
+/* processes whose EXIT was sent: the last two threads can end at the same moment */
+struct identity {
+	u64 start;
+	u64 pid;
+};
+BPF_TABLE("lru_hash", struct identity, u32, ended, 1024);
+/* tgid → allocations within the second that began at `since` */
+struct hits {
+	u64 since;
+	u64 count;
+	u64 told;
+};
+BPF_TABLE("lru_hash", u32, struct hits, hits, 4096);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+
+/* struct iovec */
+struct part {
+	const void *base;
+	u64 size;
+};
+
+/* struct mmsghdr; a struct msghdr is its first part */
+struct message {
+	u64 name[2];
+	const struct part *parts;
+	u64 count;
+	u64 control[3];
+	u64 result;
+};
+
+/*
+ * Where a walk through a vector stands. It lies in the room and not in registers: the verifier
+ * then takes all ways through a step of the loop for one, or it would give up.
+ */
+struct walk {
+	const struct message *messages;
+	u64 count; /* of messages to come */
+	const struct part *parts;
+	u64 left; /* parts to come */
+	u64 total; /* the most bytes that are of interest */
+	u64 sum; /* bytes that there were so far */
+	u64 most; /* bytes to copy */
+	u64 n; /* bytes copied so far */
+	u32 flags;
+	u32 going; /* it has begun, and is not at its end */
+};
 
 /*
  * Room to build one record in. The programs that use it run in a process' context with
@@ -38,15 +95,16 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 struct room {
 	u64 taken;
 	u64 since; /* the time of the call that is tried again, otherwise 0 */
+	struct walk walk;
 	struct qmon_record record;
-	char data[CAPTURE_MAX + PATH_SIZE];
+	char data[2 * CAPTURE_MAX];
 };
 struct image_room {
 	u64 taken;
 	struct qmon_image image;
 	char data[NAME_SIZE + PATH_SIZE + ARGV_SIZE];
 };
-BPF_PERCPU_ARRAY(rooms, struct room, 1);
+BPF_ARRAY(rooms, struct room, CPU_COUNT); /* by CPU: a per-CPU value has at most 32 KiB */
 BPF_PERCPU_ARRAY(image_rooms, struct image_room, 1);
 
 /* ---- what every program needs -------------------------------------------------------------- */
@@ -65,8 +123,17 @@ static always bool wanted(u32 event)
 
 static always bool is_tracked(u32 pid)
 {
-	u32 *origin = tracked.lookup(&pid);
-	return origin ? *origin : 0; /* two bare pointers clang would or together, which the verifier forbids */
+	u32 word = pid / 8;
+	u8 *bytes = (u8 *)tracked.lookup(&word);
+	return bytes && bytes[pid % 8];
+}
+
+static always void track(u32 pid, u8 origin)
+{
+	u32 word = pid / 8;
+	u8 *bytes = (u8 *)tracked.lookup(&word);
+	if (bytes)
+		bytes[pid % 8] = origin;
 }
 
 static always void count_seen(u32 event)
@@ -165,6 +232,69 @@ static always u64 copy_path(void *to, const void *from, u32 *flags)
 	return 0;
 }
 
+#define step() asm volatile("" ::: "memory")
+
+/* Copies what the next parts of a vector hold, one after the other. */
+static always void gather(char *to, struct walk *walk)
+{
+	for (u32 i = 0; i < PARTS_AT_ONCE; i++) {
+		struct part part = {};
+		step();
+		if (!walk->left || walk->sum >= walk->total) {
+			walk->going = 0;
+			return;
+		}
+		if (bpf_probe_read_user(&part, sizeof(part), walk->parts) != 0) {
+			walk->flags |= FLAG_FAULT;
+			walk->going = 0;
+			return;
+		}
+		u64 wanted = walk->total - walk->sum, n = walk->n;
+		if (wanted > part.size)
+			wanted = part.size;
+		if (n == walk->sum && n < walk->most) { /* nothing was left out so far */
+			u64 size = walk->most - n;
+			if (size > wanted)
+				size = wanted;
+			if (size)
+				walk->n = n + copy_user(to + bounded(n, CAPTURE_MAX), part.base, size, &walk->flags);
+		}
+		walk->sum += wanted;
+		walk->parts++;
+		walk->left--;
+	}
+}
+
+/* Adds up what the next parts of messages hold, in bytes. */
+static always void add_up(struct walk *walk)
+{
+	for (u32 i = 0; i < STEPS_AT_ONCE; i++) {
+		u64 vector[2] = {};
+		step();
+		if (walk->left) {
+			if (bpf_probe_read_user(vector, sizeof(vector), walk->parts) != 0)
+				walk->flags |= FLAG_FAULT;
+			walk->sum += vector[1];
+			walk->parts++;
+			walk->left--;
+		} else if (walk->count) {
+			if (bpf_probe_read_user(vector, sizeof(vector), &walk->messages->parts) != 0)
+				walk->flags |= FLAG_FAULT;
+			walk->parts = (const void *)vector[0];
+			walk->left = vector[1];
+			walk->messages++;
+			walk->count--;
+		} else {
+			walk->going = 0;
+			return;
+		}
+		if (walk->flags) {
+			walk->going = 0;
+			return;
+		}
+	}
+}
+
 /* ---- system calls -------------------------------------------------------------------------- */
 
 /*
@@ -232,8 +362,8 @@ static always bool understand(struct entered *entered, const void *regs)
 
 static always struct room *take_room(void)
 {
-	int zero = 0;
-	struct room *room = rooms.lookup(&zero);
+	int cpu = bpf_get_smp_processor_id();
+	struct room *room = rooms.lookup(&cpu);
 	if (!room || room->taken)
 		return NULL;
 	room->taken = 1;
@@ -258,8 +388,37 @@ static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 	if (since || !(flags & FLAG_FAULT) || entered->call.exit != HANDLER_LATE)
 		return false;
 	u32 tid = bpf_get_current_pid_tgid();
-	u64 now = bpf_ktime_get_ns();
-	return late.update(&tid, &now) == 0;
+	struct entry entry = {
+		.since = bpf_ktime_get_ns(),
+		.event = entered->call.event,
+		.call = entered->call.call,
+	};
+	return late.update(&tid, &entry) == 0;
+}
+
+/* Ends a record that lies in the room with n bytes of data, or leaves it for the call's exit. */
+static always void finish(const struct entered *entered, struct room *room, u64 n, u32 flags, u64 a, u64 b)
+{
+	u32 event = entered->call.event;
+	u64 since = room->since;
+	room->since = 0;
+	if (put_off(entered, since, flags)) {
+		room->taken = 0;
+		return;
+	}
+	count_seen(event);
+	fill_head(&room->record, event, entered->call.call, flags | FLAG_COUNTED);
+	if (since)
+		room->record.ts = since;
+	room->record.a = a;
+	room->record.b = b;
+	send_room(room, n);
+}
+
+static always void lose(u32 event)
+{
+	count_seen(event);
+	count_lost(event);
 }
 
 enum content { CONTENT_PATH, CONTENT_BYTES, CONTENT_ADDRESS };
@@ -270,16 +429,12 @@ static always void send_content(const struct entered *entered, enum content cont
 {
 	struct qmon_settings *s = the_settings();
 	struct room *room = take_room();
-	u32 event = entered->call.event;
-	u32 flags = FLAG_COUNTED;
+	u32 flags = 0;
 	u64 n;
 	if (!s || !room) {
-		count_seen(event);
-		count_lost(event);
+		lose(entered->call.event);
 		return;
 	}
-	u64 since = room->since;
-	room->since = 0;
 	if (content == CONTENT_PATH) {
 		n = copy_path(room->data, from, &flags);
 	} else {
@@ -290,17 +445,61 @@ static always void send_content(const struct entered *entered, enum content cont
 		if (n < size)
 			flags |= FLAG_TRUNCATED;
 	}
-	if (put_off(entered, since, flags)) {
-		room->taken = 0;
+	finish(entered, room, n, flags, a, b);
+}
+
+/*
+ * One event of a vector of `count` parts that hold `total` bytes of interest at most, or of as
+ * many messages. The program calls itself until it is through, at most some 30 times.
+ */
+static always void send_vector(struct bpf_raw_tracepoint_args *ctx, const struct entered *entered,
+			       u32 itself, const void *from, u64 count, u64 total)
+{
+	bool content = itself != HANDLER_MESSAGES;
+	int cpu = bpf_get_smp_processor_id();
+	struct qmon_settings *s = the_settings();
+	struct room *room = rooms.lookup(&cpu);
+	if (!s || !room)
 		return;
+	struct walk *walk = &room->walk;
+	if (!walk->going) {
+		if (!take_room()) {
+			lose(entered->call.event);
+			return;
+		}
+		__builtin_memset(walk, 0, sizeof(*walk));
+		walk->going = 1;
+		walk->total = total;
+		walk->most = s->capture;
+		if (content) {
+			walk->parts = from;
+			walk->left = count;
+		} else {
+			walk->messages = from;
+			walk->count = count;
+		}
 	}
-	count_seen(event);
-	fill_head(&room->record, event, entered->call.call, flags);
-	if (since)
-		room->record.ts = since;
-	room->record.a = a;
-	room->record.b = b;
-	send_room(room, n);
+	if (content)
+		gather(room->data, walk);
+	else
+		add_up(walk);
+	if (walk->going) {
+		handlers.call(ctx, itself);
+		walk->flags |= FLAG_FAULT; /* it may not call itself any more */
+		walk->going = 0;
+	}
+	u32 flags = walk->flags;
+	if (!content) {
+		finish(entered, room, 0, flags, walk->sum, 0);
+	} else if (walk->sum || flags) {
+		u64 size = itself == HANDLER_READV ? total : walk->sum;
+		if (walk->n < size)
+			flags |= FLAG_TRUNCATED;
+		finish(entered, room, walk->n, flags, argument(&entered->regs, 0), size);
+	} else {
+		room->since = 0;
+		room->taken = 0;
+	}
 }
 
 static always void send_integers(const struct entered *entered, u64 a, u64 b)
@@ -346,6 +545,36 @@ int on_read(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+int on_writev(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (understand(&entered, (void *)ctx->args[0]))
+		send_vector(ctx, &entered, HANDLER_WRITEV, (const void *)argument(&entered.regs, 1),
+			    argument(&entered.regs, 2), -1ULL);
+	return 0;
+}
+
+int on_readv(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	long result = ctx->args[1];
+	if (result > 0 && understand(&entered, (void *)ctx->args[0]))
+		send_vector(ctx, &entered, HANDLER_READV, (const void *)argument(&entered.regs, 1),
+			    argument(&entered.regs, 2), result);
+	return 0;
+}
+
+/* sendmsg and recvmsg have one message, the others as many as an argument says */
+int on_messages(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	if (!understand(&entered, (void *)ctx->args[0]))
+		return 0;
+	u64 count = entered.call.arg_a < 6 ? (u32)argument(&entered.regs, entered.call.arg_a) : 1;
+	send_vector(ctx, &entered, HANDLER_MESSAGES, (const void *)argument(&entered.regs, 1), count, 0);
+	return 0;
+}
+
 int on_connect(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
@@ -361,6 +590,16 @@ int on_integers(struct bpf_raw_tracepoint_args *ctx)
 	if (understand(&entered, (void *)ctx->args[0]))
 		send_integers(&entered, argument(&entered.regs, entered.call.arg_a),
 			      argument(&entered.regs, entered.call.arg_b));
+	return 0;
+}
+
+/* The call's first argument, and what it returned where it did not fail. */
+int on_result(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	long result = ctx->args[1];
+	if (result >= 0 && understand(&entered, (void *)ctx->args[0]))
+		send_integers(&entered, argument(&entered.regs, 0), result);
 	return 0;
 }
 
@@ -389,16 +628,28 @@ int on_waitid(struct bpf_raw_tracepoint_args *ctx)
 /* Runs the handler of a call's entry again, where that was put off. */
 int on_late(struct bpf_raw_tracepoint_args *ctx)
 {
-	int zero = 0, key = call_number((void *)ctx->args[0]);
+	int cpu = bpf_get_smp_processor_id(), key = call_number((void *)ctx->args[0]);
 	u32 tid = bpf_get_current_pid_tgid();
-	u64 *since = late.lookup(&tid);
+	struct entry *entry = late.lookup(&tid);
 	struct qmon_call *call = calls.lookup(&key);
-	struct room *room = rooms.lookup(&zero);
-	if (!since || !call || !room || room->taken)
+	struct room *room = rooms.lookup(&cpu);
+	if (!entry || !call || !room || room->taken)
 		return 0;
-	room->since = *since;
+	room->since = entry->since;
 	late.delete(&tid);
 	handlers.call(ctx, call->enter);
+	return 0;
+}
+
+/* Notes which call it is that task_newtask will tell of. */
+int on_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct entered entered;
+	u32 tid = bpf_get_current_pid_tgid();
+	if (understand(&entered, (void *)ctx->args[0])) {
+		u32 call = entered.call.call;
+		forking.update(&tid, &call);
+	}
 	return 0;
 }
 
@@ -441,9 +692,11 @@ int on_mmap(struct bpf_raw_tracepoint_args *ctx)
 /* TP_PROTO(struct pt_regs *regs, long id) */
 RAW_TRACEPOINT_PROBE(sys_enter)
 {
+	if (!is_tracked(bpf_get_current_pid_tgid() >> 32))
+		return 0;
 	int key = ctx->args[1];
 	struct qmon_call *call = calls.lookup(&key);
-	if (call && call->enter && is_tracked(bpf_get_current_pid_tgid() >> 32))
+	if (call && call->enter)
 		handlers.call(ctx, call->enter);
 	return 0;
 }
@@ -451,9 +704,11 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 /* TP_PROTO(struct pt_regs *regs, long ret) */
 RAW_TRACEPOINT_PROBE(sys_exit)
 {
+	if (!is_tracked(bpf_get_current_pid_tgid() >> 32))
+		return 0;
 	int key = call_number((void *)ctx->args[0]);
 	struct qmon_call *call = calls.lookup(&key);
-	if (call && call->exit && is_tracked(bpf_get_current_pid_tgid() >> 32))
+	if (call && call->exit)
 		handlers.call(ctx, call->exit);
 	return 0;
 }
@@ -484,6 +739,38 @@ static always bool matches(const struct qmon_settings *s, const struct name *nam
 	return found;
 }
 
+/* Who started the process, and who them, up to the first process or as far as there is room. */
+static always void fill_parents(struct qmon_image *image, void *task)
+{
+	for (int i = 0; i < PARENTS_MAX; i++) {
+		task = pointer_at(task, OFFSET_TASK_REAL_PARENT);
+		struct qmon_parent *parent = &image->parents[i];
+		parent->pid = u32_at(task, OFFSET_TASK_TGID);
+		bpf_probe_read_kernel(parent->comm, sizeof(parent->comm), task + OFFSET_TASK_COMM);
+	}
+}
+
+/* An execve whose path could not be read at its entry, and now is the kernel's. */
+static always void send_late_exec(void *bprm)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct entry *entry = late.lookup(&tid);
+	struct room *room = entry ? take_room() : NULL;
+	if (!entry)
+		return;
+	count_seen(entry->event);
+	if (room) {
+		fill_head(&room->record, entry->event, entry->call, FLAG_COUNTED);
+		room->record.ts = entry->since;
+		void *path = pointer_at(bprm, OFFSET_BPRM_FILENAME);
+		u64 n = bounded(bpf_probe_read_kernel_str(room->data, PATH_SIZE, path), PATH_SIZE);
+		send_room(room, n ? n - 1 : 0);
+	} else {
+		count_lost(entry->event);
+	}
+	late.delete(&tid);
+}
+
 /* What the process executes now: its file's name, the path that was asked for, its arguments. */
 static always void send_image(u32 event, const void *file_name, void *task, void *bprm, u32 flags)
 {
@@ -504,6 +791,8 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	image->uid = bpf_get_current_uid_gid();
 	image->cgroup = bpf_get_current_cgroup_id();
 	image->start = u64_at(task, OFFSET_TASK_START_BOOTTIME);
+	if (event == EVENT_TRACK_ADOPT)
+		fill_parents(image, task);
 
 	/* three parts, each with a NUL at its end: name, path, arguments */
 	u64 at = bounded(bpf_probe_read_kernel_str(room->data, NAME_SIZE, file_name), NAME_SIZE);
@@ -531,7 +820,7 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	void *task = (void *)ctx->args[0], *bprm = (void *)ctx->args[2];
-	u32 pid = bpf_get_current_pid_tgid() >> 32, by_exec = ORIGIN_EXEC;
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
 	struct qmon_settings *s = the_settings();
 	struct name name = {}, comm = {};
 	if (!s)
@@ -540,58 +829,65 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	void *file = pointer_at(bprm, OFFSET_BPRM_FILE);
 	void *file_name = pointer_at(pointer_at(file, OFFSET_FILE_DENTRY), OFFSET_DENTRY_NAME);
 	if (is_tracked(pid)) {
+		send_late_exec(bprm);
 		send_image(EVENT_IMAGE, file_name, task, bprm, 0);
 		return 0;
 	}
 	bpf_probe_read_kernel_str(&name, sizeof(name), file_name);
-	bpf_get_current_comm(&comm, COMM_SIZE);
+	bpf_get_current_comm(&comm, sizeof(((struct qmon_parent *)0)->comm));
 	if (!matches(s, &name) && !matches(s, &comm))
 		return 0;
-	u32 flags = state_flags(EVENT_TRACK_ADOPT);
-	if (tracked.update(&pid, &by_exec) != 0) {
-		if (flags & FLAG_COUNTED)
-			count_lost(EVENT_TRACK_ADOPT);
-		return 0;
-	}
-	send_image(EVENT_TRACK_ADOPT, file_name, task, bprm, flags);
+	track(pid, ORIGIN_EXEC);
+	send_image(EVENT_TRACK_ADOPT, file_name, task, bprm, state_flags(EVENT_TRACK_ADOPT));
 	return 0;
 }
 
 /* TP_PROTO(struct task_struct *task, unsigned long clone_flags): in the parent, before the child runs */
 RAW_TRACEPOINT_PROBE(task_newtask)
 {
-	u32 pid = bpf_get_current_pid_tgid() >> 32, by_fork = ORIGIN_FORK;
-	if (ctx->args[1] & CLONE_THREAD || !is_tracked(pid))
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u32 tid = pid_tgid;
+	void *task = (void *)ctx->args[0];
+	if (ctx->args[1] & CLONE_THREAD || !is_tracked(pid_tgid >> 32))
 		return 0;
-	u32 child = u32_at((void *)ctx->args[0], OFFSET_TASK_TGID);
+	u32 child = u32_at(task, OFFSET_TASK_TGID);
+	u32 *call = forking.lookup(&tid);
 	struct qmon_record record = {};
-	fill_head(&record, EVENT_TRACK_FORK, 0, state_flags(EVENT_TRACK_FORK));
+	track(child, ORIGIN_FORK);
+	fill_head(&record, EVENT_TRACK_FORK, call ? *call : 0, state_flags(EVENT_TRACK_FORK));
+	forking.delete(&tid);
 	record.a = child;
-	if (tracked.update(&child, &by_fork) == 0)
-		send_record(&record);
-	else if (record.flags & FLAG_COUNTED)
-		count_lost(EVENT_TRACK_FORK);
+	record.b = u64_at(task, OFFSET_TASK_START_BOOTTIME);
+	send_record(&record);
 	return 0;
 }
 
 /* The last thread's end is the process': the leader may be gone long before. */
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u32 tid = pid_tgid, pid = pid_tgid >> 32, one = 1;
 	if (!is_tracked(pid))
 		return 0;
+	struct entry *entry = late.lookup(&tid);
+	if (entry) { /* killed within the call: its memory will never be read */
+		lose(entry->event);
+		late.delete(&tid);
+	}
 	void *task = (void *)bpf_get_current_task();
-	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL);
-	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0)
+	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL), *leader = pointer_at(task, OFFSET_TASK_GROUP_LEADER);
+	struct identity identity = {.start = u64_at(leader, OFFSET_TASK_START_BOOTTIME), .pid = pid};
+	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0 || ended.insert(&identity, &one) != 0)
 		return 0;
-	tracked.delete(&pid);
+	track(pid, 0);
+	hits.delete(&pid);
 	struct qmon_record record = {};
 	fill_head(&record, EVENT_EXIT, 0, state_flags(EVENT_EXIT));
 	/* as wait_task_zombie() in kernel/exit.c reads it */
 	if (u32_at(signal, OFFSET_SIGNAL_FLAGS) & SIGNAL_GROUP_EXIT)
 		record.a = u32_at(signal, OFFSET_SIGNAL_GROUP_EXIT_CODE);
 	else
-		record.a = u32_at(pointer_at(task, OFFSET_TASK_GROUP_LEADER), OFFSET_TASK_EXIT_CODE);
+		record.a = u32_at(leader, OFFSET_TASK_EXIT_CODE);
 	send_record(&record);
 	return 0;
 }
@@ -641,10 +937,34 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 
 /* ---- allocation ---------------------------------------------------------------------------- */
 
+/* More than the configured number within a second: the daemon takes the probe off for a while. */
+static always void spend(u32 pid)
+{
+	struct qmon_settings *s = the_settings();
+	struct hits *spent = hits.lookup(&pid), first = {.since = bpf_ktime_get_ns(), .count = 1};
+	if (!s)
+		return;
+	if (!spent) {
+		hits.update(&pid, &first);
+		return;
+	}
+	if (first.since - spent->since > SECOND)
+		*spent = first;
+	else
+		__sync_fetch_and_add(&spent->count, 1);
+	if (spent->count < s->budget || spent->told)
+		return;
+	spent->told = 1;
+	struct qmon_record record = {};
+	fill_head(&record, EVENT_OVER_BUDGET, 0, 0);
+	send_record(&record);
+}
+
 /* Attached to one process at a time; the cookie tells free (1) from the others (0). */
 int on_allocation(struct pt_regs *ctx)
 {
 	struct qmon_statistic *row = the_statistic();
+	spend(bpf_get_current_pid_tgid() >> 32);
 	if (!row)
 		return 0;
 	if (bpf_get_attach_cookie(ctx))

@@ -8,28 +8,60 @@ for all would cost every process of the host microseconds a call.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
+import platform
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from struct import Struct, pack, unpack_from
+from struct import Struct, error, pack
 from typing import Final
 
 from qmond import procfs
+from qmond.bpf.elf import HEADERS_SIZE, is_static, symbol_offsets
 from qmond.bpf.maps import bpf
 
-__all__ = ["attach", "is_safe", "parse_maps", "symbol_offsets"]
+__all__ = [
+    "UPROBE_MULTI",
+    "NotProbedError",
+    "UnsafeError",
+    "attach",
+    "close",
+    "has_multi",
+    "is_safe",
+    "is_static_program",
+    "parse_maps",
+]
 
 FUNCTIONS: Final = ("malloc", "calloc", "realloc", "free")
+UPROBE_MULTI: Final = 48  # enum bpf_attach_type: BPF_TRACE_UPROBE_MULTI
+_PERF_EVENT: Final = 41  # BPF_PERF_EVENT
 _LINK_CREATE: Final = 28
-_UPROBE_MULTI: Final = 48
 # struct bpf_link_create_attr with its uprobe_multi part: prog_fd, target_fd, attach_type, flags,
 # path, offsets, ref_ctr_offsets, cookies, cnt, flags, pid, padding
-_ATTRIBUTES: Final = Struct("=IIIIQQQQIIII")
+_MULTI: Final = Struct("=IIIIQQQQIIII")
+_PERF: Final = Struct("=IIIIQ")  # the same with its perf_event part: bpf_cookie
+# struct perf_event_attr, version 1: type, size, five fields, wakeup_events, bp_type, and for a
+# uprobe the path and the offset
+_EVENT: Final = Struct("=IIQQQQQIIQQ")
+_PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
+_CLOSE_ON_EXEC: Final = 8
+_UPROBE_TYPE: Final = Path("/sys/bus/event_source/devices/uprobe/type")
 
 _HOSTS_OWN: Final = {"x86_64": {"x86_64", "i386"}, "aarch64": {"aarch64", "arm"}}
 _LIBC: Final = re.compile(rb"(?:libc[.-]|ld-musl-)[^/]*$")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotProbedError(Exception):
+    """There is nothing to probe: the process has ended, or has no C library yet."""
+
+
+class UnsafeError(Exception):
+    """The guest has the C library's file mapped too."""
 
 
 def is_safe(arch: str | None, host: str) -> bool:
@@ -37,77 +69,127 @@ def is_safe(arch: str | None, host: str) -> bool:
     return arch is not None and arch not in _HOSTS_OWN.get(host, {arch})
 
 
-def parse_maps(data: bytes) -> str | None:
-    """Return the range of libc's code in /proc/PID/maps, as `map_files` names it."""
-    for line in data.splitlines():
-        parts = line.split(maxsplit=5)
-        if len(parts) == 6 and parts[1].startswith(b"r-xp") and _LIBC.search(parts[5]):
-            start, _, end = parts[0].decode().partition("-")
-            return f"{int(start, 16):x}-{int(end, 16):x}"
-    return None
+def parse_maps(data: bytes) -> str:
+    """Return the range of libc's code in /proc/PID/maps, as `map_files` names it.
 
-
-def symbol_offsets(data: bytes, names: Iterable[str]) -> dict[str, int]:
-    """Return where in a 64-bit ELF file each function starts, from its dynamic symbol table.
-
-    The format: elf(5). Raises ValueError, struct.error where it is none.
+    Raises NotProbedError where there is none, UnsafeError where the same file is mapped elsewhere
+    too: a dynamic linker maps a library once, so that is the guest's doing.
     """
-    if data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("not a 64-bit little-endian ELF file")
-    wanted = {name.encode(): name for name in names}
-    program_at, section_at = unpack_from("<QQ", data, 32)
-    program_size, programs, section_size, sections = unpack_from("<HHHH", data, 54)
-    loads = [  # PT_LOAD: file offset, address, size in the file
-        unpack_from("<QQ8xQ", data, at + 8)
-        for at in range(program_at, program_at + programs * program_size, program_size)
-        if unpack_from("<I", data, at)[0] == 1
-    ]
-    headers = [
-        unpack_from("<IIQQQQII", data, section_at + index * section_size)
-        for index in range(sections)
-    ]
-    found = {}
-    for _, kind, _, _, offset, size, link, _ in headers:
-        if kind != 11:  # SHT_DYNSYM
-            continue
-        strings = headers[link][4]
-        for at in range(offset, offset + size, 24):
-            name_at, info, _, section, address = unpack_from("<IBBHQ", data, at)
-            if info & 0xF not in (2, 10) or not section:  # STT_FUNC, STT_GNU_IFUNC; undefined
-                continue
-            start = strings + name_at
-            name = wanted.get(data[start : data.index(b"\0", start, start + 4096)])
-            if name:
-                found[name] = next(o + address - a for o, a, n in loads if a <= address < a + n)
-    return found
+    lines = [line.split(maxsplit=5) for line in data.splitlines()]
+    files = [(parts[0], parts[1], tuple(parts[3:5]), parts[5]) for parts in lines if len(parts) > 5]
+    code = next((row for row in files if row[1] == b"r-xp" and _LIBC.search(row[3])), None)
+    if code is None:
+        raise NotProbedError("no C library is mapped")
+    ranges = [row[0].split(b"-") for row in files if row[2] == code[2]]
+    if any(before[1] != after[0] for before, after in pairwise(ranges)):
+        raise UnsafeError("the C library is mapped more than once")
+    start, _, end = code[0].decode().partition("-")
+    return f"{int(start, 16):x}-{int(end, 16):x}"
 
 
-def attach(program: int, pid: int, root: Path = procfs.PROC) -> int | None:
-    """Probe a process; returns the link's descriptor, or None where nothing can be probed.
+def is_static_program(pid: int, root: Path = procfs.PROC) -> bool:
+    """Whether what a process executes names no dynamic linker. Raises OSError, ValueError."""
+    return _is_static(_file(root / str(pid) / "exe"))
 
-    A static interpreter has no libc, and one that has just started has none yet. The caller has
-    asked `is_safe`. Raises OSError where the kernel refuses.
+
+def attach(program: int, pid: int, start: int, root: Path = procfs.PROC) -> list[int]:
+    """Probe the process that started at `start` clock ticks; returns the descriptors to close.
+
+    The caller has asked `is_safe`. Raises NotProbedError, UnsafeError, and OSError where the
+    kernel refuses.
     """
-    directory = root / str(pid)
     try:
-        mapping = parse_maps((directory / "maps").read_bytes())
-        if mapping is None:
-            return None
-        library = directory / "map_files" / mapping
-        status = library.stat()
-        offsets = _symbols(library, status.st_dev, status.st_ino)
-        return _link(program, os.fsencode(library), offsets, pid) if offsets else None
-    except (FileNotFoundError, ProcessLookupError):
-        return None  # the process has ended
+        # through a descriptor of its directory no other process can be met that gets its ID
+        directory = os.open(root / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as gone:
+        raise NotProbedError("the process has ended") from gone
+    links: list[int] = []
+    try:
+        this = Path(f"/proc/self/fd/{directory}")
+        exe = os.readlink(this / "exe")
+        library = this / "map_files" / parse_maps((this / "maps").read_bytes())
+        offsets = _symbols(_file(library))
+        if offsets and _is(this, start, exe):
+            links = _link(program, os.fsencode(library), offsets, procfs.read_own_pid(pid, root))
+            if not _is(this, start, exe):
+                close(links)
+                raise NotProbedError("the process has ended")
+    except (FileNotFoundError, ProcessLookupError, ValueError) as gone:
+        raise NotProbedError("the process has ended, or has no ID here") from gone
+    finally:
+        os.close(directory)
+    if not links:
+        raise NotProbedError("its C library has no such functions")
+    return links
+
+
+def close(links: list[int]) -> None:
+    """Take the probes out; it waits for the kernel, up to a tenth of a second each."""
+    for link in links:
+        os.close(link)
+
+
+def has_multi(program: int) -> bool:
+    """Whether the kernel can put all functions of a process on one link, as Linux 6.6 can."""
+    try:
+        os.close(_multi(program, b"/", {"malloc": 0}, 0))
+    except OSError as refusal:
+        return refusal.errno == errno.EBADF  # it went on to look at the file, which is a directory
+    return True
+
+
+def _is(this: Path, start: int, exe: str) -> bool:
+    stat = procfs.parse_stat((this / "stat").read_bytes())
+    return stat.start == start and os.readlink(this / "exe") == exe
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file and how to get at it, which differs with each process."""
+
+    path: Path = field(compare=False)
+    device: int
+    inode: int
+    changed: int
+
+
+def _file(path: Path) -> _File:
+    status = path.stat()
+    return _File(path, status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _symbols(library: Path, _device: int, _inode: int) -> dict[str, int]:
-    return symbol_offsets(library.read_bytes(), FUNCTIONS)
+def _symbols(library: _File) -> dict[str, int]:
+    try:
+        return symbol_offsets(library.path.read_bytes(), FUNCTIONS)
+    except (ValueError, error):
+        return {}
 
 
-def _link(program: int, path: bytes, offsets: dict[str, int], pid: int) -> int:
-    """Put all functions of a process on one link, which Linux 6.6 can; the cookie tells free."""
+@functools.lru_cache(maxsize=64)
+def _is_static(program: _File) -> bool:
+    try:
+        with program.path.open("rb") as file:
+            return is_static(file.read(HEADERS_SIZE))
+    except error as wrong:
+        raise ValueError("no 64-bit ELF file") from wrong
+
+
+def _link(program: int, path: bytes, offsets: dict[str, int], pid: int) -> list[int]:
+    if has_multi(program):
+        return [_multi(program, path, offsets, pid)]
+    links: list[int] = []
+    try:
+        for function, offset in offsets.items():
+            links += _perf(program, path, offset, pid, cookie=int(function == "free"))
+    except OSError:
+        close(links)
+        raise
+    return links
+
+
+def _multi(program: int, path: bytes, offsets: dict[str, int], pid: int) -> int:
+    """Return a link with all functions; the cookie tells free."""
     count = len(offsets)
     places = ctypes.create_string_buffer(pack(f"={count}Q", *offsets.values()))
     cookies = ctypes.create_string_buffer(pack(f"={count}Q", *(name == "free" for name in offsets)))
@@ -115,7 +197,28 @@ def _link(program: int, path: bytes, offsets: dict[str, int], pid: int) -> int:
     at = ctypes.addressof
     return bpf(
         _LINK_CREATE,
-        _ATTRIBUTES.pack(
-            program, 0, _UPROBE_MULTI, 0, at(name), at(places), 0, at(cookies), count, 0, pid, 0
+        _MULTI.pack(
+            program, 0, UPROBE_MULTI, 0, at(name), at(places), 0, at(cookies), count, 0, pid, 0
         ),
     )
+
+
+def _perf(program: int, path: bytes, offset: int, pid: int, *, cookie: int) -> list[int]:
+    """Return a perf event for one function, and the link that runs the program on it."""
+    name = ctypes.create_string_buffer(path)
+    kind = int(_UPROBE_TYPE.read_text())
+    place = ctypes.addressof(name)
+    attributes = ctypes.create_string_buffer(
+        _EVENT.pack(kind, _EVENT.size, 0, 0, 0, 0, 0, 0, 0, place, offset)
+    )
+    number = _PERF_EVENT_OPEN[platform.machine()]
+    event: int = _libc.syscall(number, attributes, pid, -1, -1, _CLOSE_ON_EXEC)
+    if event < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    try:
+        link = bpf(_LINK_CREATE, _PERF.pack(program, event, _PERF_EVENT, 0, cookie))
+    except OSError:
+        os.close(event)
+        raise
+    return [link, event]

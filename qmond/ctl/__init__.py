@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from qmond import __version__
 from qmond.client import DEFAULT_SOCKET
-from qmond.ctl import status, tail
+from qmond.ctl import ps, status, tail, tree
 from qmond.errors import QmondError
 
 __all__ = ["main"]
@@ -26,7 +26,7 @@ class Verb(Protocol):
         """Do it; returns the exit status. Raises QmondError."""
 
 
-_VERBS: Final[dict[str, Verb]] = {"tail": tail, "status": status}
+_VERBS: Final[dict[str, Verb]] = {"tail": tail, "ps": ps, "tree": tree, "status": status}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,10 +35,11 @@ def render(status: dict[str, Any]) -> str:
         f"qmond {status['version']}, up {status['uptime']:.0f} s, boot {status['boot_id']}",
         f"probes   {' '.join(status['probes'])}",
         f"ring     {ring['used']} of {ring['size']} bytes in use",
-        f"tracked  {status['tracked']} processes",
+        f"tracked  {status['tracked']} processes; allocations: {_counts(status['allocations'])}",
         f"log      {log['path']}, {log['bytes']} bytes, {log['rotated']} rotated files"
         + (", CANNOT BE WRITTEN" if log["failing"] else ""),
     ]
+    lines += [f"limit    {limit}" for limit in status["limits"]]
     lines += [
         f"client   pid {client['pid']}, uid {client['uid']}, "
         f"sent {client['sent']}, dropped {client['dropped']}"
@@ -50,3 +51,7 @@ def render(status: dict[str, Any]) -> str:
         for name, row in status["counters"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"

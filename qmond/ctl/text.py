@@ -1,0 +1,40 @@
+"""Text for a terminal: what guests choose must not drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["age", "columns", "printable"]
+
+
+def printable(text: str) -> str:
+    r"""Return text with everything that a terminal might act on as `\x1b` and the like."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def age(seconds: float) -> str:
+    """Return a time as a person reads it: `4.2s`, `3m07s`, `5h02m`, `12d03h`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minutes:02}m"
+    return f"{hours // 24}d{hours % 24:02}h"
+
+
+def columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """Return rows as lines with aligned columns; `right` has those that end, not begin, at one."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join(
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        + "\n"
+        for row in rows
+    )

@@ -1,0 +1,95 @@
+"""Draw the processes under watch below those that started them.
+
+In brackets stand those that are not under watch: their shells, and who has ended since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from qmond.client import Client
+from qmond.ctl.ps import what
+from qmond.ctl.text import age, printable
+
+__all__ = ["add_arguments", "grow", "render", "run"]
+
+Node = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("--json", action="store_true", help="nested objects with `children`")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the tree."""
+    with Client(options.socket) as client:
+        roots = grow(client.ps())
+    sys.stdout.write(json.dumps(roots, indent=2) + "\n" if options.json else render(roots))
+    return 0
+
+
+def grow(processes: list[Node]) -> list[Node]:
+    """Return the roots of the tree; each node has its `children`, and whether it is `watched`."""
+    nodes = {process["pid"]: process | {"watched": True, "children": []} for process in processes}
+    placed: set[int] = set()
+    roots: list[Node] = []
+    for process in sorted(processes, key=lambda process: process["start"]):
+        node = nodes[process["pid"]]
+        for parent in process["parents"]:
+            if node["pid"] in placed:
+                break
+            placed.add(node["pid"])
+            above = nodes.setdefault(parent["pid"], {**parent, "watched": False, "children": []})
+            if above.get("start", 0) > process["start"]:
+                # the parent has ended, and its ID is another's now
+                placed.discard(node["pid"])
+                break
+            above["children"].append(node)
+            node = above
+        if node["pid"] not in placed:
+            placed.add(node["pid"])
+            roots.append(node)
+    return [_trunk(root) for root in roots]
+
+
+def _trunk(node: Node) -> Node:
+    """Leave out the ancestors above the last that has more than one branch, or a watched one."""
+    while not node["watched"] and len(node["children"]) == 1:
+        (child,) = node["children"]
+        if child["watched"]:
+            break
+        node = child
+    return node
+
+
+def render(roots: list[Node]) -> str:
+    """Return the tree as a person reads it."""
+    return "".join(line + "\n" for root in roots for line in _lines(root, "", ""))
+
+
+def _lines(node: Node, first: str, others: str) -> Iterator[str]:
+    yield first + _label(node)
+    children = node["children"]
+    for at, child in enumerate(children):
+        last = at == len(children) - 1
+        branch, trunk = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        yield from _lines(child, others + branch, others + trunk)
+
+
+def _label(node: Node) -> str:
+    if not node["watched"]:
+        return f"[{printable(node['comm'])}] {node['pid']}"
+    about = (
+        what(node),
+        str(node["pid"]),
+        node["arch"] or "native",
+        node["launch"],
+        age(node["age"]),
+        f"{node['rate']}/s",
+    )
+    return "  ".join(about)

@@ -1,0 +1,80 @@
+"""What an event is made of: the words that the table of events is written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qmond.records import RECORD, Layout
+
+__all__ = ["Event", "Field", "Form", "flag", "given", "integer"]
+
+
+class Form(StrEnum):
+    """How a field's JSON value comes from a record."""
+
+    INT = "integer"
+    TICKS = "ticks"  # nanoseconds since boot, as seconds in whole clock ticks of 10 ms
+    BIT = "bit"
+    TEXT = "text"  # a path: the data, as UTF-8
+    CONTENT = "content"  # what was read or written: the data, as UTF-8
+    EXACT = "exact"  # the data in base64, where they are no valid UTF-8
+    ADDRESS = "address"  # a socket address
+    ADVICE = "advice"  # the name of an madvise(2) advice
+    FLAG = "flag"  # true where a flag of the record is set, otherwise absent
+    CALL = "call"  # the system call's name, where it is not the event's own
+    BIN = "bin"  # the interpreter's file name, from the process table
+    GIVEN = "given"  # the daemon gives the value; `json` says which type
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key of an event's JSON object.
+
+    `slot` names the record's field that the value is in and `ctype` what it is in C;
+    `added` marks what the original interface does not have.
+    """
+
+    key: str
+    form: Form
+    meaning: str
+    slot: str = ""
+    ctype: str = "u64"
+    bit: int = 0
+    unit: str = ""
+    json: str = ""
+    added: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One type of event. `other` names the slot that holds a second process' ID, for filters."""
+
+    name: str
+    when: str
+    source: str
+    fields: tuple[Field, ...]
+    thread: bool = True  # a thread's event: `tid` is added
+    process: bool = True  # a process' event: `arch` and `guest` are added
+    state: bool = False  # the process table follows it: sent whether it is wanted or not
+    own: bool = False  # qmond's own: the original interface does not have it
+    internal: bool = False  # for the process table alone: no line is made of it
+    statistic: bool = False  # carries its name as `evt`
+    other: str = ""
+    layout: Layout = RECORD
+
+
+def integer(key: str, slot: str, ctype: str, meaning: str, unit: str = "") -> Field:
+    """Return a number that stands in a slot of the record."""
+    return Field(key, Form.INT, meaning, slot=slot, ctype=ctype, unit=unit)
+
+
+def given(key: str, json: str, meaning: str, *, added: bool = True, unit: str = "") -> Field:
+    """Return a value that the daemon gives; `json` names its shape in schema.py."""
+    return Field(key, Form.GIVEN, meaning, json=json, added=added, unit=unit)
+
+
+def flag(key: str, bit: int, meaning: str) -> Field:
+    """Return a key that is there only where a flag of the record is set."""
+    return Field(key, Form.FLAG, meaning, bit=bit, added=True, optional=True)
