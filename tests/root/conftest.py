@@ -25,6 +25,7 @@ COMPILERS = {
     "aarch64": "aarch64-linux-gnu-gcc",
     "arm": "arm-linux-gnueabihf-gcc",
     "riscv64": "riscv64-linux-gnu-gcc",
+    "native": "gcc",
 }
 QMONCTL = Path(sys.executable).with_name("qmonctl")
 BINFMT = Path("/proc/sys/fs/binfmt_misc")

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import COMPILERS, StartQmond
+from conftest import StartQmond
 
 from qmond.events import BY_NAME
 from qmond.schema import original_keys, schema
@@ -135,7 +135,7 @@ def check(events: list[Event], run: Run, arch: str) -> None:
     assert any(e["next_pid"] in threads for e in switches)
 
 
-@pytest.mark.parametrize("arch", COMPILERS)
+@pytest.mark.parametrize("arch", ["aarch64", "arm", "riscv64"])
 @pytest.mark.parametrize("launch", ["direct", "binfmt"])
 def test_each_event_says_what_the_guest_did(
     arch: str,
