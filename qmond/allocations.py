@@ -2,21 +2,31 @@
 
 Attaching takes a fraction of a millisecond and closing up to a tenth of a second, so both are
 done in threads, and no event waits for them.
+
+A probe that is still there when a process executes another program could be met by a guest that
+maps the probed library as its own code, and end it. So the kernel side says by a way of its own
+whose probes must go at once, and a thread of its own waits for that: however long the events have
+to wait, the probes are gone long before such a guest has mapped anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
+import select
 from collections import Counter
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Final
 
 from qmond import procfs
 from qmond.bpf import uprobes
+from qmond.bpf.probes import Probes
 from qmond.clock import TICK_NS
 from qmond.processes import News, Process
 
@@ -28,6 +38,8 @@ _TRIES: Final = (0.005, 0.02, 0.1, 0.5, 2.0)
 """Seconds from one try to the next: an interpreter has to map libc before it can be probed."""
 _FORKED: Final = 2
 """The first try for a forked child: most exec or end before it, and cost nothing then."""
+_CLOSERS: Final = 8
+"""Threads that close probes: what a close takes, it takes as it waits for the kernel."""
 PAUSE: Final = 10.0
 """Seconds without probes for a process that was over its budget."""
 
@@ -39,6 +51,14 @@ class _Entry:
     process: Process
     state: str
     links: list[int] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+    """Held while probes are put in: who takes them out meets all of them or none."""
+
+    def take_links(self) -> list[int]:
+        """Take out what there is to close."""
+        with self.lock:
+            links, self.links = self.links, []
+        return links
 
 
 class Allocations:
@@ -48,17 +68,18 @@ class Allocations:
     was over its budget, `none` where no C library came.
     """
 
-    def __init__(self, program: int, root: Path, *, off: str = "") -> None:
-        """Take the descriptor of the program to attach, which stays the caller's.
-
-        `off` is the word for why there are no probes at all, where there are none.
-        """
-        self._program = program
+    def __init__(self, probes: Probes, root: Path, *, off: str = "") -> None:
+        """Begin to guard. `off` is the word for why there are no probes, where there are none."""
+        self._probes = probes
         self._root = root
         self._off = off
         self._entries: dict[int, _Entry] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._partial: set[int] = set()
+        self._closers = ThreadPoolExecutor(_CLOSERS, "qmond-closer")
+        self._end, self._ended = os.pipe2(os.O_CLOEXEC)
+        self._guard = Thread(target=self._guard_forever, name="qmond-guard")
+        self._guard.start()
 
     def verdict(self, process: Process) -> str:
         """Return whether a process' allocations are counted, as a word of ALLOCATIONS."""
@@ -115,6 +136,10 @@ class Allocations:
             self._release(pid)
         while self._work:
             await asyncio.gather(*self._work)
+        os.close(self._ended)
+        await asyncio.to_thread(self._guard.join)
+        await asyncio.to_thread(self._closers.shutdown)
+        os.close(self._end)
 
     def _release(self, pid: int) -> None:
         """Forget a process, or what it was; its probes go at once, before anything else."""
@@ -133,10 +158,19 @@ class Allocations:
         self._close(entry)
         asyncio.get_running_loop().call_later(PAUSE, self._try, entry, 0)
 
+    def _guard_forever(self) -> None:
+        """Take out the probes that must go at once, until `_ended` is closed: a thread's work."""
+        poll = select.poll()
+        poll.register(self._probes.urgent.fd, select.POLLIN)
+        poll.register(self._end, select.POLLIN)
+        while self._end not in dict(poll.poll()):
+            for pid in self._probes.urgently():
+                if (entry := self._entries.get(pid)) is not None:
+                    self._close(entry)
+
     def _close(self, entry: _Entry) -> None:
-        if entry.links:
-            links, entry.links = entry.links, []
-            self._start(asyncio.to_thread(uprobes.close, links))
+        if links := entry.take_links():
+            self._closers.submit(uprobes.close, links)
 
     def _try_later(self, entry: _Entry, attempt: int) -> None:
         if attempt < len(_TRIES):
@@ -149,9 +183,8 @@ class Allocations:
             self._start(self._attach(entry, attempt))
 
     async def _attach(self, entry: _Entry, attempt: int) -> None:
-        pid, start = entry.process.pid, entry.process.start // TICK_NS
         try:
-            links = await asyncio.to_thread(uprobes.attach, self._program, pid, start, self._root)
+            await asyncio.to_thread(self._attach_now, entry)
         except uprobes.NotProbedError:
             if self._is_current(entry):
                 self._try_later(entry, attempt + 1)
@@ -164,9 +197,22 @@ class Allocations:
             self._off = "refused"
         else:
             if self._is_current(entry):
-                entry.links, entry.state = links, "counted"
+                entry.state = "counted"
             else:
-                await asyncio.to_thread(uprobes.close, links)
+                self._close(entry)
+
+    def _attach_now(self, entry: _Entry) -> None:
+        """Put the probes in; the kernel side tells of an exec from before that on."""
+        process = entry.process
+        self._probes.expect_allocations(process.pid)
+        with entry.lock:
+            entry.links = uprobes.attach(
+                self._probes.allocation_program,
+                process.pid,
+                process.start // TICK_NS,
+                process.bin,
+                self._root,
+            )
 
     def _is_current(self, entry: _Entry) -> bool:
         return self._entries.get(entry.process.pid) is entry

@@ -62,7 +62,7 @@ class Daemon:
         self.limits = limits(config.procfs)
         counting = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
         self.allocations = Allocations(
-            probes.descriptors["program:on_allocation"],
+            probes,
             config.procfs,
             off="refused" if self.limits else "" if counting else "off",
         )

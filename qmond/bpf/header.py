@@ -19,6 +19,7 @@ from qmond.records import (
 
 __all__ = [
     "COUNTER",
+    "HITS",
     "ORIGINS",
     "OTHERS",
     "PATTERN_MAX",
@@ -53,6 +54,9 @@ SETTINGS: Final[Layout] = (
 """Followed by the patterns: `PATTERN_MAX` prefixes, then as many excludes."""
 
 COUNTER: Final[Layout] = (("seen", "u64"), ("lost", "u64"))
+PROBED_MAX: Final = 16384
+"""How many processes can have allocation probes at once."""
+HITS: Final[Layout] = (("since", "u64"), ("count", "u64"), ("told", "u64"))
 STATISTIC_KEY: Final[Layout] = (("generation", "u32"), ("pid", "u32"))
 STATISTIC: Final[Layout] = (
     ("mmaps", "u64"),
@@ -68,6 +72,7 @@ STRUCTS: Final = {
     "qmon_counter": COUNTER,
     "qmon_statistic_key": STATISTIC_KEY,
     "qmon_statistic": STATISTIC,
+    "qmon_hits": HITS,
 }
 """Every struct that both sides know, by its C name."""
 
@@ -91,6 +96,7 @@ def header() -> str:
         "PATTERN_MAX": PATTERN_MAX,
         "PARENTS_MAX": PARENTS_MAX,
         "PID_LIMIT": PID_LIMIT,
+        "PROBED_MAX": PROBED_MAX,
         "OTHERS": f"{OTHERS}U",
         "EVENT_COUNT": len(EVENTS),
         "HANDLER_COUNT": len(HANDLERS),

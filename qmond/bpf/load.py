@@ -62,7 +62,16 @@ TRACEPOINTS: Final = (
     "sched_switch",
     "signal_generate",
 )
-MAPS: Final = ("events", "tracked", "settings", "counters", "statistics", "handlers")
+MAPS: Final = (
+    "events",
+    "urgent",
+    "tracked",
+    "probed",
+    "settings",
+    "counters",
+    "statistics",
+    "handlers",
+)
 
 
 @dataclass(frozen=True, slots=True)

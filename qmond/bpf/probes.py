@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass
-from struct import pack
+from struct import pack, unpack
 from typing import Final, Self
 
 from qmond.bpf.header import (
     COUNTER,
+    HITS,
     ORIGINS,
     OTHERS,
     PATTERN_MAX,
@@ -83,9 +84,11 @@ class Probes:
     def __init__(self, descriptors: dict[str, int], options: Options) -> None:
         self.descriptors = descriptors
         self.ring = RingBuffer(descriptors["map:events"], options.ring)
+        self.urgent = RingBuffer(descriptors["map:urgent"], mmap.PAGESIZE)
         cpus = possible_cpus()
         # a byte a process ID, shared with the kernel side; only pages that are touched cost memory
         self._tracked = mmap.mmap(descriptors["map:tracked"], PID_LIMIT, mmap.MAP_SHARED)
+        self._probed = Map(descriptors["map:probed"], 4, layout_format(HITS).size)
         patterns = 2 * PATTERN_MAX * 2 * PREFIX_MAX
         self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + patterns)
         self._counters = Map(descriptors["map:counters"], 4, _COUNTER.size, cpus=cpus)
@@ -132,6 +135,22 @@ class Probes:
         """Whether a process is under watch at this moment."""
         return bool(self._tracked[pid])
 
+    @property
+    def allocation_program(self) -> int:
+        """The descriptor of the program for allocation probes."""
+        return self.descriptors["program:on_allocation"]
+
+    def expect_allocations(self, pid: int) -> None:
+        """Keep the budget of a process that is about to get probes, and watch over its execs.
+
+        Raises OSError where there are too many.
+        """
+        self._probed[pack("=I", pid)] = bytes(layout_format(HITS).size)
+
+    def urgently(self) -> list[int]:
+        """Return the processes whose probes must go at once; `urgent.fd` is readable for them."""
+        return [unpack("=I", record)[0] for record in self.urgent.drain(1024)]
+
     def counters(self) -> dict[str, Counter]:
         """Return every event's figures, summed over the CPUs."""
         found = {}
@@ -175,6 +194,7 @@ class Probes:
     def close(self) -> None:
         """Detach every probe and give everything back."""
         self.ring.close()
+        self.urgent.close()
         self._tracked.close()
         for descriptor in self.descriptors.values():
             os.close(descriptor)

@@ -46,13 +46,10 @@ struct identity {
 	u64 pid;
 };
 BPF_TABLE("lru_hash", struct identity, u32, ended, 1024);
-/* tgid → allocations within the second that began at `since` */
-struct hits {
-	u64 since;
-	u64 count;
-	u64 told;
-};
-BPF_TABLE("lru_hash", u32, struct hits, hits, 4096);
+/* tgid of who has allocation probes, as the daemon says → those of the second since `since` */
+BPF_HASH(probed, u32, struct qmon_hits, PROBED_MAX);
+/* processes whose probes must go at once; what lies in the ring of events may have to wait */
+BPF_RINGBUF_OUTPUT(urgent, 1);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
 /* struct iovec */
@@ -829,6 +826,8 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	void *file = pointer_at(bprm, OFFSET_BPRM_FILE);
 	void *file_name = pointer_at(pointer_at(file, OFFSET_FILE_DENTRY), OFFSET_DENTRY_NAME);
 	if (is_tracked(pid)) {
+		if (probed.lookup(&pid)) /* what comes may be a guest that maps the probed file as its code */
+			urgent.ringbuf_output(&pid, sizeof(pid), BPF_RB_FORCE_WAKEUP);
 		send_late_exec(bprm);
 		send_image(EVENT_IMAGE, file_name, task, bprm, 0);
 		return 0;
@@ -880,7 +879,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0 || ended.insert(&identity, &one) != 0)
 		return 0;
 	track(pid, 0);
-	hits.delete(&pid);
+	probed.delete(&pid);
 	struct qmon_record record = {};
 	fill_head(&record, EVENT_EXIT, 0, state_flags(EVENT_EXIT));
 	/* as wait_task_zombie() in kernel/exit.c reads it */
@@ -941,13 +940,9 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 static always void spend(u32 pid)
 {
 	struct qmon_settings *s = the_settings();
-	struct hits *spent = hits.lookup(&pid), first = {.since = bpf_ktime_get_ns(), .count = 1};
-	if (!s)
+	struct qmon_hits *spent = probed.lookup(&pid), first = {.since = bpf_ktime_get_ns(), .count = 1};
+	if (!s || !spent)
 		return;
-	if (!spent) {
-		hits.update(&pid, &first);
-		return;
-	}
 	if (first.since - spent->since > SECOND)
 		*spent = first;
 	else
@@ -955,6 +950,7 @@ static always void spend(u32 pid)
 	if (spent->count < s->budget || spent->told)
 		return;
 	spent->told = 1;
+	urgent.ringbuf_output(&pid, sizeof(pid), BPF_RB_FORCE_WAKEUP);
 	struct qmon_record record = {};
 	fill_head(&record, EVENT_OVER_BUDGET, 0, 0);
 	send_record(&record);

@@ -13,6 +13,7 @@ import functools
 import os
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -92,11 +93,11 @@ def is_static_program(pid: int, root: Path = procfs.PROC) -> bool:
     return _is_static(_file(root / str(pid) / "exe"))
 
 
-def attach(program: int, pid: int, start: int, root: Path = procfs.PROC) -> list[int]:
-    """Probe the process that started at `start` clock ticks; returns the descriptors to close.
+def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PROC) -> list[int]:
+    """Probe the process that started at `start` clock ticks and executes a file of this name.
 
-    The caller has asked `is_safe`. Raises NotProbedError, UnsafeError, and OSError where the
-    kernel refuses.
+    Returns the descriptors to close. The caller has asked `is_safe`. Raises NotProbedError,
+    UnsafeError, and OSError where the kernel refuses.
     """
     try:
         # through a descriptor of its directory no other process can be met that gets its ID
@@ -106,14 +107,13 @@ def attach(program: int, pid: int, start: int, root: Path = procfs.PROC) -> list
     links: list[int] = []
     try:
         this = Path(f"/proc/self/fd/{directory}")
-        exe = os.readlink(this / "exe")
         library = this / "map_files" / parse_maps((this / "maps").read_bytes())
         offsets = _symbols(_file(library))
-        if offsets and _is(this, start, exe):
+        if offsets and _is(this, start, name):
             links = _link(program, os.fsencode(library), offsets, procfs.read_own_pid(pid, root))
-            if not _is(this, start, exe):
+            if not _is(this, start, name):
                 close(links)
-                raise NotProbedError("the process has ended")
+                raise NotProbedError("the process is another one now")
     except (FileNotFoundError, ProcessLookupError, ValueError) as gone:
         raise NotProbedError("the process has ended, or has no ID here") from gone
     finally:
@@ -123,7 +123,7 @@ def attach(program: int, pid: int, start: int, root: Path = procfs.PROC) -> list
     return links
 
 
-def close(links: list[int]) -> None:
+def close(links: Iterable[int]) -> None:
     """Take the probes out; it waits for the kernel, up to a tenth of a second each."""
     for link in links:
         os.close(link)
@@ -138,9 +138,10 @@ def has_multi(program: int) -> bool:
     return True
 
 
-def _is(this: Path, start: int, exe: str) -> bool:
+def _is(this: Path, start: int, name: str) -> bool:
     stat = procfs.parse_stat((this / "stat").read_bytes())
-    return stat.start == start and os.readlink(this / "exe") == exe
+    exe = os.readlink(this / "exe").removesuffix(" (deleted)")
+    return stat.start == start and os.path.basename(exe) == name
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,6 +158,7 @@ class Qmond:
     socket: Path
     log: Path
     ready_after: float
+    pid: int
     stopped: bool = False
 
     def events(self) -> list[dict[str, Any]]:
@@ -192,7 +193,7 @@ class Qmond:
     def stop(self) -> list[dict[str, Any]]:
         """Stop in order, check the books, and return all events."""
         self.stopped = True
-        self.process.send_signal(signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         assert self.process.wait(PATIENCE) == 0
         events = self.events()
         check_books(events)
@@ -218,18 +219,26 @@ StartQmond = Callable[..., Qmond]
 
 @pytest.fixture
 def qmond(tmp_path: Path) -> Iterator[StartQmond]:
-    """Return what starts a daemon and waits until it is ready; it is stopped at the end."""
+    """Return what starts a daemon and waits until it is ready; it is stopped at the end.
+
+    `under` is a command to start it by, `patch` are statements of Python that run before it.
+    """
     with contextlib.ExitStack() as stack:
 
-        def start(**config: Any) -> Qmond:
-            daemon = start_qmond(tmp_path, config)
+        def start(*, under: Sequence[str] = (), patch: str = "", **config: Any) -> Qmond:
+            daemon = start_qmond(tmp_path, config, under=under, patch=patch)
             stack.callback(end_qmond, daemon)
             return daemon
 
         yield start
 
 
-def start_qmond(folder: Path, config: dict[str, Any]) -> Qmond:
+_MAIN = "import sys; from qmond.__main__ import main; sys.exit(main())"
+
+
+def start_qmond(
+    folder: Path, config: dict[str, Any], *, under: Sequence[str] = (), patch: str = ""
+) -> Qmond:
     """Start a daemon and wait for READY=1, which it tells as it tells systemd."""
     log = config.setdefault("log", {})
     log.setdefault("dir", str(folder / "log"))
@@ -246,7 +255,7 @@ def start_qmond(folder: Path, config: dict[str, Any]) -> Qmond:
         notified.settimeout(PATIENCE)
         began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "qmond", "--config", str(file)],
+            [*under, sys.executable, "-c", f"{patch}\n{_MAIN}", "--config", str(file)],
             env=os.environ | {"NOTIFY_SOCKET": str(notify)},
             stderr=said,
         )
@@ -257,7 +266,10 @@ def start_qmond(folder: Path, config: dict[str, Any]) -> Qmond:
             process.wait()
             pytest.fail((folder / "stderr").read_text())
         took = time.monotonic() - began
-    return Qmond(process=process, socket=path, log=Path(log["dir"]), ready_after=took)
+    pid = process.pid
+    if "--fork" in under:
+        (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return Qmond(process=process, socket=path, log=Path(log["dir"]), ready_after=took, pid=pid)
 
 
 def end_qmond(daemon: Qmond) -> None:

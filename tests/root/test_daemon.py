@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from conftest import QMONCTL, Qmond, StartQmond, wait_until, waiting
@@ -139,6 +140,70 @@ def test_no_system_call_of_other_processes_is_told(qmond: StartQmond) -> None:
     assert {e.get("event") for e in daemon.stop()} == {"START", "END"}
 
 
+def test_a_step_of_the_wall_clock_is_told(qmond: StartQmond, build: Build) -> None:
+    daemon = qmond()
+
+    def step(seconds: float) -> None:
+        steps = len([e for e in daemon.events() if e.get("event") == "CLOCK"])
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)
+        wait_until(
+            lambda: len([e for e in daemon.events() if e.get("event") == "CLOCK"]) == steps + 1
+        )
+
+    step(100)
+    try:
+        before = time.time()
+        subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"", check=True)
+        after = time.time()
+    finally:
+        step(-100)
+    events = daemon.stop()
+    there, back = [e for e in events if e.get("event") == "CLOCK"]
+    assert abs(there["offset"] - back["offset"] - 100) < 0.1
+    (started,) = [e for e in events if e.get("event") == "TRACK_ADOPT"]
+    told = datetime.fromisoformat(started["time"]).timestamp()
+    assert before <= told <= after
+    assert abs(started["ts"] + there["offset"] - told) < 0.01
+
+
+def test_in_another_pid_namespace_it_says_what_it_cannot_do(
+    qmond: StartQmond, build: Build, tmp_path: Path
+) -> None:
+    with waiting("qemu-aarch64", build("waits", "aarch64")):
+        daemon = qmond(under=["unshare", "--pid", "--fork", "--mount-proc"])
+        status = daemon.status()
+        assert status["tracked"] == 0, "by its procfs it would take another process for the guest"
+        (limit,) = status["limits"]
+        assert "/proc has those of another pid namespace" in limit
+        with waiting("qemu-aarch64", build("waits", "aarch64")) as later:
+            pass
+    events = daemon.of(later.pid)
+    assert (events[0]["event"], events[0]["allocations"]) == ("TRACK_ADOPT", "refused")
+    assert limit in (tmp_path / "stderr").read_text()
+
+
+def test_in_another_pid_namespace_it_works_by_the_hosts_procfs(
+    qmond: StartQmond, build: Build, tmp_path: Path
+) -> None:
+    host = tmp_path / "proc"
+    host.mkdir()
+    mounts = 'mount --bind /proc "$0" && mount -t proc proc /proc && exec "$@"'
+    under = ["unshare", "--pid", "--fork", "--mount", "sh", "-c", mounts, str(host)]
+    with waiting("qemu-aarch64", build("waits", "aarch64")) as early:
+        daemon = qmond(under=under, procfs=str(host))
+        inside = ["nsenter", f"--target={daemon.pid}", "--pid", "--mount", "qemu-aarch64"]
+        with waiting(*inside, build("waits", "aarch64")) as nsenter:
+            (pid,) = Path(f"/proc/{nsenter.pid}/task/{nsenter.pid}/children").read_text().split()
+
+            def listed() -> dict[int, str]:
+                processes = json.loads(daemon.ctl("ps", "--json").stdout)
+                return {process["pid"]: process["allocations"] for process in processes}
+
+            # the kernel takes IDs of the daemon's namespace: who is not in it has none
+            wait_until(lambda: listed() == {early.pid: "refused", int(pid): "counted"})
+            assert daemon.status()["limits"] == []
+
+
 # ---- asking ------------------------------------------------------------------------------------
 
 
@@ -161,6 +226,36 @@ def test_tail_by_event_prints_that_event_alone_as_the_log_has_it(
     log = (daemon.log / "events.jsonl").read_bytes().splitlines()
     assert out.splitlines() == [line for line in log if json.loads(line).get("event") == "READ"]
     assert out
+
+
+def test_ps_and_tree_tell_who_runs_what_and_who_started_it(
+    qmond: StartQmond, build: Build, binfmt: Callable[[str], None]
+) -> None:
+    daemon = qmond()
+    binfmt("aarch64")
+    program = str(build("waits", "aarch64"))
+    nested = ["qemu-aarch64-static", program, program]
+    with waiting(program) as one, waiting(*nested) as other:
+        other.do(b"x-")  # becomes another guest, by binfmt_misc
+        processes = {p["pid"]: p for p in json.loads(daemon.ctl("ps", "--json").stdout)}
+        (root,) = json.loads(daemon.ctl("tree", "--json").stdout)
+        table, drawn = daemon.ctl("ps").stdout, daemon.ctl("tree").stdout
+    assert {pid: (p["launch"], p["guest"], p["arch"]) for pid, p in processes.items()} == {
+        one.pid: ("binfmt", program, "aarch64"),
+        other.pid: ("nested", program, "aarch64"),
+    }
+    stat = Path("/proc/self/stat").read_text().split()
+    comm = Path("/proc/self/comm").read_text().strip()
+    for process in processes.values():
+        assert process["parents"][0] == {"pid": int(stat[0]), "comm": comm}
+        assert process["uid"] == 0
+        assert process["age"] > 0
+        assert process["events"] > 20
+    assert [(root["pid"], root["comm"], root["watched"])] == [(int(stat[0]), comm, False)]
+    assert {child["pid"] for child in root["children"]} == {one.pid, other.pid}
+    assert len(table.splitlines()) == 3
+    assert f"{program}  {one.pid}  aarch64  binfmt" in drawn
+    assert drawn.startswith(f"[{comm}] {stat[0]}\n├─ ")
 
 
 def test_tail_by_pid_prints_that_process_alone(qmond: StartQmond, build: Build) -> None:

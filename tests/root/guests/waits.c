@@ -1,6 +1,7 @@
 /*
  * A guest that reads its standard input a byte at a time and acts on each: `t` makes 20 threads and
- * waits for them, `f` a child that ends at once, `e` a native program of the host. It answers `.`.
+ * waits for them, `f` a child that ends at once, `e` a native program of the host; `x` becomes the
+ * program that its arguments are. It answers `.`.
  */
 #include <pthread.h>
 #include <sys/wait.h>
@@ -11,7 +12,7 @@ static void *nothing(void *argument)
 	return argument;
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
 	char order;
 	while (read(0, &order, 1) == 1) {
@@ -31,6 +32,8 @@ int main(void)
 				execl("/bin/true", "true", (char *)0);
 			wait(NULL);
 		}
+		if (order == 'x' && count > 1)
+			execv(arguments[1], arguments + 1);
 		write(1, ".", 1);
 	}
 	return 0;
