@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check generate
+.PHONY: setup demo test check generate bench
 
 setup demo test:
 	script/$@
@@ -7,6 +7,10 @@ setup demo test:
 check:
 	script/setup test
 	.venv/bin/pytest -q tests/test_code.py
+
+bench:
+	script/setup test
+	.venv/bin/python bench/bystander.py
 
 generate:
 	script/setup run

@@ -1,36 +1,19 @@
-"""Real guests, a real daemon, the real kernel: what the root tests share."""
+"""What the root tests get: guests, interpreters, a daemon of their own."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import yaml
+from harness import COMPILERS, Qmond, builder, end_qmond, registrar, start_qmond
 
-GUESTS = Path(__file__).parent / "guests"
-COMPILERS = {
-    "aarch64": "aarch64-linux-gnu-gcc",
-    "arm": "arm-linux-gnueabihf-gcc",
-    "riscv64": "riscv64-linux-gnu-gcc",
-    "native": "gcc",
-}
-QMONCTL = Path(sys.executable).with_name("qmonctl")
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
-PATIENCE = 20
-"""Seconds; what takes a moment here may take many on a busy machine."""
+StartQmond = Callable[..., Qmond]
+Build = Callable[[str, str], Path]
 
 
 def _missing() -> str:
@@ -65,156 +48,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             pytest.exit(f"the root tests cannot run: {reason}", returncode=1)
 
 
-Value = TypeVar("Value")
-
-
-def wait_until(condition: Callable[[], Value]) -> Value:
-    """Return a condition's value once it is true."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return value
-
-
-# ---- guests ------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Return what compiles a guest for an architecture, once."""
-    folder = tmp_path_factory.mktemp("guests")
-
-    def compile_guest(name: str, arch: str) -> Path:
-        program = folder / f"{name}-{arch}"
-        if not program.exists():
-            source = GUESTS / f"{name}.c"
-            flags = ["-static", "-pthread", "-O1", "-w"]
-            subprocess.run([COMPILERS[arch], *flags, "-o", program, source], check=True)
-        return program
-
-    return compile_guest
-
-
-class Waiting:
-    """A guest that waits for orders."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.pid = process.pid
-        self._process = process
-
-    def do(self, order: bytes) -> None:
-        """Give an order, and wait until it is done."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(order)
-        self._process.stdin.flush()
-        assert self._process.stdout.read(1) == b"."
-
-
-@contextlib.contextmanager
-def waiting(*command: str | Path) -> Iterator[Waiting]:
-    """Start the guest that waits; it has begun to, and ends at the end."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        guest = Waiting(process)
-        guest.do(b"-")
-        yield guest
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(10)
+    return builder(tmp_path_factory.mktemp("guests"))
 
 
 @pytest.fixture
 def binfmt() -> Iterator[Callable[[str], None]]:
     """Return what registers an interpreter with binfmt_misc; all is undone afterwards."""
-    mounted = (BINFMT / "register").exists()
-    if not mounted:
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True)
-    entries: list[Path] = []
-
-    def register(arch: str) -> None:
-        entry = BINFMT / f"qemu-{arch}"
-        if not entry.exists():
-            (BINFMT / "register").write_bytes(
-                Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf").read_bytes().strip()
-            )
-            entries.append(entry)
-
-    yield register
-    for entry in entries:
-        entry.write_text("-1")
-    if not mounted:
-        subprocess.run(["umount", BINFMT], check=True)
-
-
-# ---- the daemon --------------------------------------------------------------------------------
-
-
-@dataclass
-class Qmond:
-    """A running daemon of a test's own."""
-
-    process: subprocess.Popen[bytes]
-    socket: Path
-    log: Path
-    ready_after: float
-    pid: int
-    stopped: bool = False
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return all that is in the log now; a line that is not JSON fails the test."""
-        files = [*sorted(self.log.glob("events-*.jsonl")), self.log / "events.jsonl"]
-        return [
-            json.loads(line)
-            for file in files
-            for line in file.read_bytes().splitlines(keepends=True)
-            if line.endswith(b"\n")
-        ]
-
-    def of(self, pid: int) -> list[dict[str, Any]]:
-        """Return a process' events, once it has ended."""
-
-        def ended() -> list[dict[str, Any]]:
-            found = [event for event in self.events() if event.get("pid") == pid]
-            return found if any(event["event"] == "EXIT" for event in found) else []
-
-        return wait_until(ended)
-
-    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run qmonctl."""
-        command = [str(QMONCTL), "--socket", str(self.socket), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    def status(self) -> dict[str, Any]:
-        """Return what `qmonctl status --json` says."""
-        status: dict[str, Any] = json.loads(self.ctl("status", "--json").stdout)
-        return status
-
-    def stop(self) -> list[dict[str, Any]]:
-        """Stop in order, check the books, and return all events."""
-        self.stopped = True
-        os.kill(self.pid, signal.SIGTERM)
-        assert self.process.wait(PATIENCE) == 0
-        events = self.events()
-        check_books(events)
-        return events
-
-
-def check_books(events: list[dict[str, Any]]) -> None:
-    """Hold END's totals against the lines since START: seen = written + lost + suppressed."""
-    starts = [at for at, event in enumerate(events) if event.get("event") == "START"]
-    events = events[starts[-1] :]
-    end = events[-1]
-    assert end["event"] == "END"
-    if "totals" not in end:  # with `fields: original`
-        return
-    lines = Counter(event.get("event") or event["evt"] for event in events[:-1])
-    assert {name: row["written"] for name, row in end["totals"].items()} == lines
-    for name, row in end["totals"].items():
-        assert row["seen"] == row["written"] + row["lost"] + row["suppressed"], name
-
-
-StartQmond = Callable[..., Qmond]
+    with registrar() as register:
+        yield register
 
 
 @pytest.fixture
@@ -231,51 +75,3 @@ def qmond(tmp_path: Path) -> Iterator[StartQmond]:
             return daemon
 
         yield start
-
-
-_MAIN = "import sys; from qmond.__main__ import main; sys.exit(main())"
-
-
-def start_qmond(
-    folder: Path, config: dict[str, Any], *, under: Sequence[str] = (), patch: str = ""
-) -> Qmond:
-    """Start a daemon and wait for READY=1, which it tells as it tells systemd."""
-    log = config.setdefault("log", {})
-    log.setdefault("dir", str(folder / "log"))
-    path = Path(config.setdefault("socket", {}).setdefault("path", str(folder / "qmond.sock")))
-    file = folder / "qmon.yaml"
-    file.write_text(yaml.safe_dump(config))
-    notify = folder / "notify"
-    notify.unlink(missing_ok=True)
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
-        (folder / "stderr").open("ab") as said,
-    ):
-        notified.bind(str(notify))
-        notified.settimeout(PATIENCE)
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [*under, sys.executable, "-c", f"{patch}\n{_MAIN}", "--config", str(file)],
-            env=os.environ | {"NOTIFY_SOCKET": str(notify)},
-            stderr=said,
-        )
-        try:
-            assert notified.recv(4096) == b"READY=1"
-        except (TimeoutError, AssertionError):
-            process.kill()
-            process.wait()
-            pytest.fail((folder / "stderr").read_text())
-        took = time.monotonic() - began
-    pid = process.pid
-    if "--fork" in under:
-        (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return Qmond(process=process, socket=path, log=Path(log["dir"]), ready_after=took, pid=pid)
-
-
-def end_qmond(daemon: Qmond) -> None:
-    """Make sure that a test's daemon is gone, and that its books were right."""
-    if not daemon.stopped and daemon.process.poll() is None:
-        daemon.stop()
-    if daemon.process.poll() is None:
-        daemon.process.kill()
-        daemon.process.wait()

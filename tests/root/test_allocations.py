@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartQmond, wait_until, waiting
-
-Build = Callable[[str, str], Path]
+from conftest import Build, StartQmond
+from harness import wait_until, waiting
 
 PERF = """
 import functools, qmond.daemon

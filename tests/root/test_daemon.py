@@ -16,11 +16,10 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from conftest import QMONCTL, Qmond, StartQmond, wait_until, waiting
+from conftest import Build, StartQmond
+from harness import QMONCTL, Qmond, wait_until, waiting
 
 from qmond.bpf import load as module
-
-Build = Callable[[str, str], Path]
 
 
 def bpf_objects() -> list[str]:

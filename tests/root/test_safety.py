@@ -10,13 +10,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Qmond, StartQmond, wait_until, waiting
-
-Build = Callable[[str, str], Path]
+from conftest import Build, StartQmond
+from harness import Qmond, wait_until, waiting
 
 NO_RULE = {
     "architecture": """

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartQmond
-
-Build = Callable[[str, str], Path]
+from conftest import Build, StartQmond
 
 CLOSED_PORT = "9"
 READS = ("read", "pread64", "readv", "preadv", "preadv2")
