@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check generate bench
+.PHONY: setup demo test check generate bench scenarios
 
 setup demo test:
 	script/$@
@@ -11,6 +11,10 @@ check:
 bench:
 	script/setup test
 	.venv/bin/python bench/bystander.py
+
+scenarios:
+	script/setup test
+	.venv/bin/python tests/root/scenarios.py >docs/scenarios.md
 
 generate:
 	script/setup run

@@ -81,11 +81,8 @@ def _stats(root: Path) -> Iterator[tuple[int, procfs.Stat]]:
 
 
 def _is_match(pid: int, stat: procfs.Stat, match: Match, root: Path) -> bool:
-    if stat.state == "Z":
-        return False
-    if matches(stat.comm, match):
-        return True
     try:
-        return matches(os.path.basename(procfs.read_exe(pid, root)), match)
-    except OSError:
+        name = os.path.basename(procfs.read_exe(*procfs.alive(pid, root)))
+    except (OSError, ValueError):  # it has ended
         return False
+    return matches(name, match) or matches(stat.comm, match)

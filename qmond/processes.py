@@ -132,9 +132,10 @@ class Process:
 def read_process(pid: int, root: Path = procfs.PROC) -> Process:
     """Return what procfs says of a process that already runs. Raises OSError, ValueError."""
     stat = procfs.read_stat(pid, root)
-    exe = procfs.read_exe(pid, root)
-    argv = procfs.read_cmdline(pid, root)
-    filename = procfs.read_execfn(pid, root) or exe
+    living = procfs.alive(pid, root)
+    exe = procfs.read_exe(*living)
+    argv = procfs.read_cmdline(*living)
+    filename = procfs.read_execfn(*living) or exe
     name = text_of(os.path.basename(exe))
     arch = architecture(name)
     # through binfmt_misc the path that was asked for is the guest's, not the interpreter's

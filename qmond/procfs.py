@@ -15,6 +15,7 @@ from typing import Final
 __all__ = [
     "PROC",
     "Stat",
+    "alive",
     "is_hosts",
     "parse_auxv",
     "parse_cgroup",
@@ -36,6 +37,7 @@ __all__ = [
 PROC: Final = Path("/proc")
 
 _AT_EXECFN: Final = 31
+_DEAD: Final = "Z"
 _KTHREADD: Final = 2
 _PF_KTHREAD: Final = 0x00200000  # Linux' include/linux/sched.h
 _PATH_MAX: Final = 4096
@@ -108,6 +110,19 @@ def pids(root: Path = PROC) -> Iterator[int]:
 def read_stat(pid: int, root: Path = PROC) -> Stat:
     """Read /proc/PID/stat. Raises OSError where the process is gone."""
     return parse_stat((root / str(pid) / "stat").read_bytes())
+
+
+def alive(pid: int, root: Path = PROC) -> tuple[int, Path]:
+    """Return by which ID and root a process can be read: its leader may be gone before others.
+
+    Raises OSError where the process is gone.
+    """
+    if read_stat(pid, root).state == _DEAD:
+        threads = root / str(pid) / "task"
+        for thread in pids(threads):
+            if read_stat(thread, threads).state != _DEAD:
+                return thread, threads
+    return pid, root
 
 
 def read_cmdline(pid: int, root: Path = PROC) -> list[bytes]:

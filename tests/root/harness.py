@@ -73,7 +73,12 @@ class Waiting:
         assert self._process.stdout is not None
         self._process.stdin.write(order)
         self._process.stdin.flush()
-        assert self._process.stdout.read(1) == b"."
+        for _ in order:
+            assert self._process.stdout.read(1) == b"."
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._process.kill()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Build, StartQmond
+from truth import whole_lines
 
 CLOSED_PORT = "9"
 READS = ("read", "pread64", "readv", "preadv", "preadv2")
@@ -21,8 +22,6 @@ WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2")
 CALL = re.compile(r"^(\d+) +(\w+)\((?:(\d+)|[\w-]+), (.*)\) += (-?\d+)")
 TEXT = re.compile(r'^"((?:\\x..)*)"(?:\.\.\.)?, (\d+)')
 PARTS = re.compile(r'\{iov_base=(?:"((?:\\x..)*)"|NULL|0x\w+), iov_len=(\d+)\}')
-UNFINISHED = re.compile(r"^(\d+) +(.*) <unfinished \.\.\.>$")
-RESUMED = re.compile(r"^(\d+) +<\.\.\. \w+ resumed>(.*)$")
 OPEN = re.compile(r'^(\d+) +openat\([^,]+, "((?:\\x..)*)"')
 
 Calls = dict[int, list[tuple[object, ...]]]
@@ -37,19 +36,6 @@ class Truth:
     sent: Calls = field(default_factory=lambda: defaultdict(list))
     received: Calls = field(default_factory=lambda: defaultdict(list))
     opened: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-
-
-def whole_lines(text: str) -> list[str]:
-    """Return strace's lines with the calls that another one interrupted put together again."""
-    lines, waiting = [], {}
-    for line in text.splitlines():
-        if match := UNFINISHED.match(line):
-            waiting[match[1]] = line.removesuffix(" <unfinished ...>")
-        elif match := RESUMED.match(line):
-            lines.append(waiting.pop(match[1]) + match[2])
-        else:
-            lines.append(line)
-    return lines
 
 
 def unhex(text: str) -> bytes:
