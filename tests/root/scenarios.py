@@ -258,7 +258,7 @@ def reused_ids(stage: Stage) -> Iterator[Row]:
         pass
     for arch in arches:
         for _ in range(50):  # somebody else may have taken the ID
-            time.sleep(0.02)  # start times are in ticks of 10 ms; no natural ID is used again so soon
+            time.sleep(0.02)  # start times are in ticks; no ID is used again so soon by itself
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(first.pid - 1))
             with subprocess.Popen(stage.scene("exit", len(ran), arch=arch)) as guest:
                 pass
