@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from qmond.encode import Line
-from qmond.events import NAMES
-
 __all__ = ["Accounts", "KernelCounter", "Rates"]
 
 _COLUMNS: Final = ("seen", "written", "lost", "suppressed")
@@ -37,11 +34,9 @@ class Accounts:
     not_logged: Counter[str] = field(default_factory=Counter)
     _told: Counter[str] = field(default_factory=Counter)
 
-    def count(self, lines: Iterable[Line], *, logged: bool) -> None:
-        """Enter lines that reached the log, or that it had to leave out."""
-        column = self.written if logged else self.not_logged
-        for number, count in Counter(number for _, number, _, _ in lines).items():
-            column[NAMES[number]] += count
+    def count(self, lines: Counter[str], *, logged: bool) -> None:
+        """Enter how many lines of each event reached the log, or it had to leave out."""
+        (self.written if logged else self.not_logged).update(lines)
 
     def totals(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
         """Return the four columns of every event that there was."""
@@ -83,9 +78,9 @@ class Rates:
         self._now: Counter[int] = Counter()
         self._last: Counter[int] = Counter()
 
-    def count(self, lines: Iterable[Line]) -> None:
-        """Enter a batch."""
-        self._now.update(pid for _, _, pid, _ in lines)
+    def count(self, lines: Counter[int]) -> None:
+        """Enter how many lines there are of each process in a batch."""
+        self._now.update(lines)
 
     def tick(self) -> None:
         """Begin a new second."""

@@ -24,7 +24,7 @@ from qmond.bpf.probes import Probes, Settings
 from qmond.cgroups import CgroupPaths
 from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config
-from qmond.encode import Encoder, Line, adoption
+from qmond.encode import Encoder, adoption
 from qmond.errors import LogError, QmondError
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
@@ -36,8 +36,6 @@ __all__ = ["Daemon", "run"]
 
 _log = logging.getLogger(__name__)
 
-_BATCH: Final = 2048
-"""Records that are handled before other work gets its turn."""
 _REST: Final = 0.005
 """Seconds between two drains, so that batches grow under load."""
 _SETTLE: Final = 0.02
@@ -57,7 +55,7 @@ class Daemon:
         self.started = time.monotonic()
         self.accounts = Accounts()
         epoch = time.monotonic_ns() if config.timestamps == "relative" else 0
-        self.encoder = Encoder(fields=config.fields, epoch_ns=epoch)
+        self.encoder = Encoder(fields=config.fields, epoch_ns=epoch, seq=_next_seq(log))
         self.rates = Rates()
         self.limits = limits(config.procfs)
         counting = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
@@ -70,6 +68,7 @@ class Daemon:
             look_up(config.procfs) if not self.limits else lambda _pid: None,
             CgroupPaths(),
             self.allocations.verdict,
+            self.encoder.forget,
         )
         self.hub = Hub(
             boot_id=self.boot_id,
@@ -78,9 +77,9 @@ class Daemon:
             verbs={"status": self.status, "ps": self.ps},
             dropped=self._dropped,
         )
-        self.seq = _next_seq(log)
         self.steps = StepWatch()
         self._anchor = Anchor(wall_offset())
+        self.encoder.follow(self._anchor)
         self._log_failed = False
         self._lost_since = 0
 
@@ -88,13 +87,15 @@ class Daemon:
 
     def drain(self) -> bool:
         """Move one batch from the ring to log and clients; says whether there was any record."""
-        records = self.probes.ring.drain(_BATCH)
-        if records:
-            self.follow_clock()
-            lines = self.encoder.encode(records, self.processes, self.seq, self._anchor)
-            self._deliver(lines)
-            self._spread_news()
-        return bool(records)
+        ring = self.probes.ring
+        if not ring.used:
+            return False
+        self.follow_clock()
+        self.encoder.begin()
+        moved = self.encoder.drain(ring, self.processes)
+        self._deliver()
+        self._spread_news()
+        return moved
 
     async def drain_forever(self) -> None:
         """Drain whenever the kernel side says that there is something, until cancelled."""
@@ -116,18 +117,17 @@ class Daemon:
         if not self.config.mask >> NUMBER[name] & 1:
             return
         self.follow_clock()
-        line = self.encoder.compose(name, time.monotonic_ns(), values, self.seq, self._anchor)
-        pid = values.get("pid", -1)
         self.accounts.made[name] += 1
-        self._deliver([(line, NUMBER[name], pid, pid)])
+        self.encoder.begin()
+        self.encoder.tell(name, time.monotonic_ns(), values)
+        self._deliver()
 
-    def _deliver(self, lines: list[Line]) -> None:
-        """Write lines to the log, and hand them to the clients; what the log misses is counted."""
-        if not lines:
+    def _deliver(self) -> None:
+        """Write the batch to the log, count what that misses, and hand it to the clients."""
+        if len(self.encoder) == 0:
             return
-        self.seq += len(lines)
         try:
-            self.log.write(b"".join([line for line, _, _, _ in lines]))
+            self.log.write(self.encoder.data)
         except LogError as error:
             if not self._log_failed:
                 _log.error("the log cannot be written, events are lost: %s", error)
@@ -136,14 +136,12 @@ class Daemon:
             if self._log_failed:
                 _log.warning("the log is written again: %s", self.log.path)
             self._log_failed = False
-        self.accounts.count(lines, logged=not self._log_failed)
-        self.rates.count(lines)
-        self.hub.broadcast(lines)
+        self.accounts.count(self.encoder.by_event(), logged=not self._log_failed)
+        self.rates.count(self.encoder.by_process())
+        self.hub.broadcast(self.encoder)
 
     def _dropped(self, count: int) -> bytes:
-        return self.encoder.compose(
-            "DROPPED", time.monotonic_ns(), {"count": count}, self.seq, self._anchor
-        )
+        return self.encoder.compose("DROPPED", time.monotonic_ns(), {"count": count})
 
     def follow_clock(self) -> None:
         """Render moments by the wall clock as it goes now, and tell where it was stepped."""
@@ -151,6 +149,7 @@ class Daemon:
         stepped = self.steps.stepped()
         if stepped or abs(offset - self._anchor.offset_ns) > _DRIFT_NS:
             self._anchor = Anchor(offset)
+            self.encoder.follow(self._anchor)
         if stepped:
             _log.warning(
                 "the wall clock was stepped: it is %.6f s from the monotonic", offset / 1e9

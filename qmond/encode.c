@@ -559,6 +559,24 @@ void qmond_count(const struct qmond_encoder *encoder, uint64_t *counts)
 		counts[encoder->lines[at].event]++;
 }
 
+/* Finds how many lines there are of each process; both arrays have room for as many as lines. */
+uint32_t qmond_tally(const struct qmond_encoder *encoder, uint32_t *pids, uint32_t *counts)
+{
+	uint32_t found = 0, which = 0;
+	for (uint32_t at = 0; at < encoder->line_count; at++) {
+		uint32_t pid = encoder->lines[at].pid;
+		if (which >= found || pids[which] != pid)
+			for (which = 0; which < found && pids[which] != pid; which++)
+				;
+		if (which == found) {
+			pids[found] = pid;
+			counts[found++] = 0;
+		}
+		counts[which]++;
+	}
+	return found;
+}
+
 static bool is_among(const uint32_t *pids, size_t count, uint32_t pid)
 {
 	size_t low = 0, high = count;
@@ -575,7 +593,7 @@ static bool is_among(const uint32_t *pids, size_t count, uint32_t pid)
 }
 
 /*
- * Copies the lines from `first` on whose event's bit is in the mask and, where `pids` is not NULL, one of
+ * Copies the lines whose event's bit is in the mask and, where `pids` is not NULL, one of
  * whose processes is among them, in ascending order. Returns how many bytes; `chosen` how many lines.
  */
 size_t qmond_select(const struct qmond_encoder *encoder, uint64_t mask, const uint32_t *pids, size_t count, char *to,
@@ -624,8 +642,15 @@ static void *copy(const void *from, size_t size)
 static bool measure(struct qmond_encoder *encoder, struct qmond_event *event)
 {
 	event->fixed = 0;
+	if (event->other_size && event->other_size != 4 && event->other_size != 8)
+		return false;
+	if (event->other_at + event->other_size > sizeof(struct qmon_record))
+		return false;
 	for (uint32_t at = 0; at < event->ops; at++) {
 		const struct qmond_op *op = &encoder->ops[event->first_op + at];
+		bool numeric = op->kind >= OP_UNSIGNED && op->kind <= OP_NAME;
+		if (numeric && op->size != 2 && op->size != 4 && op->size != 8)
+			return false;
 		if (op->at + op->size > sizeof(struct qmon_record))
 			return false;
 		event->fixed += 32; /* the longest number or moment, or quotes */

@@ -1,71 +1,44 @@
 """Records to lines: each record of a batch becomes one line of JSON, made once for log and clients.
 
-Pure: what comes out depends on the arguments and on the process table alone, which the batch's
-own forks, execs and exits move on in between.
+What a line is made of is compiled from the table into op codes, which encode.c runs. What changes
+the process table, and what is rare and takes more words, is made here.
 """
 
 from __future__ import annotations
 
-import base64
 import ipaddress
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from struct import unpack_from
+from collections import Counter
+from struct import calcsize, unpack_from
 from typing import Any, Final
 
 import orjson
 
 from qmond import calls
-from qmond.clock import TICK_NS, Anchor
-from qmond.events import BY_NAME, EVENTS, NUMBER
+from qmond._encode import ffi, lib
+from qmond.bpf.ring import RingBuffer
+from qmond.clock import Anchor
+from qmond.events import BY_NAME, EVENTS, NAMES, NUMBER
 from qmond.fields import Event, Field, Form
-from qmond.processes import Process, ProcessTable, json_text, text_of
-from qmond.records import RECORD_FORMAT, Flag
+from qmond.opcodes import How, Op
+from qmond.processes import Process, ProcessTable, text_of
+from qmond.records import C_TYPES, RECORD, RECORD_FORMAT, Flag
 from qmond.words import ADVICE, OTHER_ADVICE
 
-__all__ = ["Encoder", "Line", "address", "adoption", "content"]
-
-Line = tuple[bytes, int, int, int]
-"""A line with its newline, its event's number, its process, and the other process or the same."""
+__all__ = ["Encoder", "address", "adoption", "ending"]
 
 _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _IMAGE: Final = NUMBER["IMAGE"]
 _FORK: Final = NUMBER["TRACK_FORK"]
 _EXIT: Final = NUMBER["EXIT"]
+_CONNECT: Final = NUMBER["CONNECT"]
 _OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
+_HOW: Final = {_FORK: How.FOLLOW} | dict.fromkeys(
+    (_ADOPT, _IMAGE, _EXIT, _CONNECT, _OVER_BUDGET), How.TELL
+)
 
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
-_SIZES: Final = {"u16": 16, "u32": 32, "s32": 32, "u64": 64}
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record's fields, as the makers of the JSON values need them."""
-
-    pid: int
-    tid: int
-    call: int
-    flags: int
-    a: int
-    b: int
-    data: bytes
-    process: Process
-
-
-# ---- values ----------------------------------------------------------------------------------
-
-
-def content(data: bytes, *, truncated: bool) -> tuple[bytes, bytes | None]:
-    """Return captured bytes as a JSON string, and where that is not exact, in base64 too.
-
-    A character that the end of a capture cut in two is left out, and makes nothing inexact.
-    """
-    try:
-        return orjson.dumps(data.decode()), None
-    except UnicodeDecodeError as error:
-        if truncated and error.reason == "unexpected end of data":
-            return orjson.dumps(data[: error.start].decode()), None
-    return json_text(data), base64.b64encode(data)
+_ROOM: Final = 1 << 20
+"""Bytes of a batch: some thousand lines, and at least a few of the longest."""
 
 
 def address(data: bytes) -> str:
@@ -84,204 +57,6 @@ def address(data: bytes) -> str:
             return "unix:@" + text_of(path[1:])
         return "unix:" + text_of(path.partition(b"\0")[0])
     return f"family:{family}"
-
-
-# ---- makers: one a field, `,"key":value` or nothing ---------------------------------------------
-
-_Maker = Callable[[Record], bytes]
-
-
-def _integer(field: Field) -> Callable[[Record], int]:
-    """Return what takes a field's value out of its slot, in its C type's width and sign."""
-    slot, bits = field.slot, _SIZES[field.ctype]
-    mask, sign = (1 << bits) - 1, 1 << bits - 1 if field.ctype.startswith("s") else 0
-
-    def value(record: Record) -> int:
-        raw: int = getattr(record, slot)
-        return ((raw & mask) ^ sign) - sign
-
-    return value
-
-
-def _make_integer(field: Field, key: bytes) -> _Maker:
-    value = _integer(field)
-    return lambda record: b"%b%d" % (key, value(record))
-
-
-def _make_ticks(field: Field, key: bytes) -> _Maker:
-    value = _integer(field)
-
-    def make(record: Record) -> bytes:
-        return b"%b%d.%02d" % (key, *divmod(value(record) // TICK_NS, 100))
-
-    return make
-
-
-def _make_bit(field: Field, key: bytes) -> _Maker:
-    value, bit = _integer(field), field.bit
-    return lambda record: b"%b%d" % (key, value(record) >> bit & 1)
-
-
-def _make_advice(field: Field, key: bytes) -> _Maker:
-    value = _integer(field)
-    names = {number: b'%b"%b"' % (key, name.encode()) for number, name in ADVICE.items()}
-    other = b'%b"%b"' % (key, OTHER_ADVICE.encode())
-    return lambda record: names.get(value(record), other)
-
-
-def _make_text(_field: Field, key: bytes) -> _Maker:
-    return lambda record: key + json_text(record.data)
-
-
-def _make_content(_field: Field, key: bytes) -> _Maker:
-    return lambda record: (
-        key + content(record.data, truncated=bool(record.flags & Flag.TRUNCATED))[0]
-    )
-
-
-def _make_exact(_field: Field, key: bytes) -> _Maker:
-    def make(record: Record) -> bytes:
-        exact = content(record.data, truncated=bool(record.flags & Flag.TRUNCATED))[1]
-        return b'%b"%b"' % (key, exact) if exact is not None else b""
-
-    return make
-
-
-def _make_address(_field: Field, key: bytes) -> _Maker:
-    return lambda record: key + orjson.dumps(address(record.data))
-
-
-def _make_flag(field: Field, key: bytes) -> _Maker:
-    bit, text = field.bit, key + b"true"
-    return lambda record: text if record.flags & bit else b""
-
-
-def _make_call(_field: Field, key: bytes) -> _Maker:
-    texts = [b'%b"%b"' % (key, name.encode()) if name else b"" for name in calls.NAMES]
-    return lambda record: texts[record.call]
-
-
-def _make_bin(_field: Field, key: bytes) -> _Maker:
-    return lambda record: key + record.process.bin_json
-
-
-_MAKERS: Final[dict[Form, Callable[[Field, bytes], _Maker]]] = {
-    Form.INT: _make_integer,
-    Form.TICKS: _make_ticks,
-    Form.BIT: _make_bit,
-    Form.TEXT: _make_text,
-    Form.CONTENT: _make_content,
-    Form.EXACT: _make_exact,
-    Form.ADDRESS: _make_address,
-    Form.ADVICE: _make_advice,
-    Form.FLAG: _make_flag,
-    Form.CALL: _make_call,
-    Form.BIN: _make_bin,
-}
-
-
-# ---- lines -----------------------------------------------------------------------------------
-
-
-class Encoder:
-    """Makes lines in one of the two sets of keys.
-
-    `fields` is `full` or `original`; `epoch_ns` is the monotonic time that `ts` counts from.
-    """
-
-    def __init__(self, *, fields: str = "full", epoch_ns: int = 0) -> None:
-        self._full = fields == "full"
-        self._epoch_us = epoch_ns // 1000
-        self._makers = [self._compile(event) for event in EVENTS]
-        self._names = [b',"event":"%b"' % event.name.encode() for event in EVENTS]
-
-    def encode(
-        self, records: Iterable[bytes], processes: ProcessTable, seq: int, anchor: Anchor
-    ) -> list[Line]:
-        """Return the lines of a batch; the first one has the number `seq`."""
-        lines: list[Line] = []
-        for data in records:
-            ts, pid, tid, number, call, flags, a, b = RECORD_FORMAT.unpack_from(data)
-            event = EVENTS[number]
-            wanted = flags & Flag.COUNTED
-            if number in (_ADOPT, _IMAGE):
-                process = processes.image(data)
-                if wanted:
-                    line = self.compose(
-                        "TRACK_ADOPT", ts, adoption(process), seq + len(lines), anchor
-                    )
-                    lines.append((line, number, pid, pid))
-                continue
-            if event.state:
-                _follow(processes, number, pid, a, b)
-            if wanted:
-                process = processes[pid]
-                other: int = tid if event.other == "tid" else a if event.other == "a" else pid
-                if number == _EXIT:
-                    middle = self._own(event, {"pid": pid, **ending(a)})
-                else:
-                    record = Record(
-                        pid, tid, call, flags, a, b, data[RECORD_FORMAT.size :], process
-                    )
-                    middle = b"".join([make(record) for make in self._makers[number]])
-                parts = [self._start(ts), self._names[number], middle]
-                if self._full:
-                    parts += self._common(ts, seq + len(lines), anchor)
-                    if event.thread:
-                        parts.append(b',"tid":%d' % tid)
-                    parts.append(process.suffix)
-                parts.append(b"}\n")
-                lines.append((b"".join(parts), number, pid, other))
-            if number == _EXIT:
-                processes.forget(pid)
-        return lines
-
-    def compose(
-        self, name: str, ts: int, values: dict[str, Any], seq: int, anchor: Anchor
-    ) -> bytes:
-        """Return the line of an event that the daemon itself makes, from its fields' values."""
-        event = BY_NAME[name]
-        if event.statistic:
-            middle = b',"pid":-1,"evt":"%b"' % name.encode()
-        else:
-            middle = self._names[NUMBER[name]]
-        parts = [self._start(ts), middle, self._own(event, values)]
-        if self._full:
-            parts += self._common(ts, seq, anchor)
-        return b"".join([*parts, b"}\n"])
-
-    def moment(self, ts: int) -> float:
-        """Return a monotonic time in ns as a `ts`: seconds."""
-        return (ts // 1000 - self._epoch_us) / 1e6
-
-    def _start(self, ts: int) -> bytes:
-        return b'{"ts":%d.%06d' % divmod(max(0, ts // 1000 - self._epoch_us), 1_000_000)
-
-    def _common(self, ts: int, seq: int, anchor: Anchor) -> tuple[bytes, ...]:
-        return (b',"time":"', anchor.utc(ts), b'","seq":%d' % seq)
-
-    def _own(self, event: Event, values: dict[str, Any]) -> bytes:
-        """Return the event's keys with the values given, in the table's order."""
-        return b"".join(
-            b',"%b":%b' % (field.key.encode(), orjson.dumps(values[field.key]))
-            for field in event.fields
-            if field.key in values and (self._full or not field.added)
-        )
-
-    def _compile(self, event: Event) -> tuple[_Maker, ...]:
-        return tuple(
-            _MAKERS[field.form](field, b',"%b":' % field.key.encode())
-            for field in event.fields
-            if field.form is not Form.GIVEN and (self._full or not field.added)
-        )
-
-
-def _follow(processes: ProcessTable, number: int, pid: int, a: int, b: int) -> None:
-    """Move the process table on by a record that changes it before its own line is made."""
-    if number == _FORK:
-        processes.fork(pid, a, b)
-    elif number == _OVER_BUDGET:
-        processes.note_over_budget(pid)
 
 
 def adoption(process: Process) -> dict[str, Any]:
@@ -308,3 +83,300 @@ def ending(status: int) -> dict[str, int | None]:
     """Return how a process ended, from its wait status: WIFSIGNALED and friends of wait(2)."""
     signal = status & 0x7F
     return {"code": None if signal else status >> 8 & 0xFF, "signal": signal or None}
+
+
+# ---- the table as op codes -------------------------------------------------------------------
+
+_SLOTS: Final = {
+    member: (calcsize("=" + "".join(C_TYPES[t] for _, t in RECORD[:at])), calcsize(C_TYPES[ctype]))
+    for at, (member, ctype) in enumerate(RECORD)
+}
+"""Where in a record each member is, and its size in bytes."""
+
+
+class _Compiler:
+    """Collects the op codes of all events, and the texts that they point to."""
+
+    def __init__(self, *, full: bool) -> None:
+        self._full = full
+        self.ops: list[tuple[int, int, int, int, int, int]] = []
+        self.names: list[tuple[int, int, int]] = []
+        self.texts = b""
+        self.events = [self._event(event) for event in EVENTS]
+
+    def _event(self, event: Event) -> tuple[int, int, int, int, int]:
+        first = len(self.ops)
+        self._literal(b'{"ts":')
+        self._op(Op.MOMENT)
+        self._literal(b',"event":"%b"' % event.name.encode())
+        for field in event.fields:
+            if field.form is not Form.GIVEN and (self._full or not field.added):
+                self._field(field)
+        if self._full:
+            self._literal(b',"time":"')
+            self._op(Op.UTC)
+            self._literal(b'Z","seq":')
+            self._op(Op.SEQ)
+            if event.thread:
+                self._literal(b',"tid":')
+                self._op(Op.UNSIGNED, "tid")
+            self._op(Op.SUFFIX)
+        self._literal(b"}\n")
+        other = _SLOTS[event.other][0] if event.other else 0
+        how = _HOW.get(NUMBER[event.name], How.ENCODE)
+        return first, len(self.ops) - first, how, other, 4 if event.other else 0
+
+    def _field(self, field: Field) -> None:
+        key = b',"%b":' % field.key.encode()
+        match field.form:
+            case Form.INT:
+                self._literal(key)
+                signed = field.ctype.startswith("s")
+                size = calcsize(C_TYPES[field.ctype])
+                self._op(Op.SIGNED if signed else Op.UNSIGNED, field.slot, size=size)
+            case Form.BIT:
+                self._literal(key)
+                self._op(Op.BIT, field.slot, bit=field.bit)
+            case Form.TICKS:
+                self._literal(key)
+                self._op(Op.TICKS, field.slot)
+            case Form.ADVICE:
+                named = {number: name.encode() for number, name in ADVICE.items()}
+                self._names(key, "a", named, OTHER_ADVICE.encode(), size=4)
+            case Form.CALL:
+                own = {at: name.encode() for at, name in enumerate(calls.NAMES) if name}
+                self._names(key, "call", own, None, size=2)
+            case Form.FLAG:
+                bit = field.bit.bit_length() - 1
+                self._op(Op.FLAG, bit=bit, text=key + b"true")
+            case Form.EXACT:
+                self._op(Op.EXACT, text=key)
+            case Form.TEXT | Form.CONTENT | Form.BIN:
+                self._literal(key)
+                self._op(Op[field.form.name])
+
+    def _op(
+        self, op: Op, slot: str = "", *, size: int | None = None, bit: int = 0, text: bytes = b""
+    ) -> None:
+        # a number's low bytes stand first, on every host that there is
+        at, whole = _SLOTS[slot] if slot else (0, 0)
+        self.ops.append((op, at, whole if size is None else size, bit, *self._text(text)))
+
+    def _literal(self, text: bytes) -> None:
+        self._op(Op.LITERAL, text=text)
+
+    def _names(
+        self, key: bytes, slot: str, names: dict[int, bytes], other: bytes | None, *, size: int
+    ) -> None:
+        """Add an op that writes the key and a name; where `other` is None, nothing for others."""
+        first = len(self.names)
+        default = b'%b"%b"' % (key, other) if other is not None else b""
+        self.names.append((0, *self._text(default)))
+        for number in sorted(names):
+            self.names.append((number, *self._text(b'%b"%b"' % (key, names[number]))))
+        self.ops.append((Op.NAME, _SLOTS[slot][0], size, 0, first, len(names) + 1))
+
+    def _text(self, text: bytes) -> tuple[int, int]:
+        at = self.texts.find(text)
+        if at < 0:
+            at = len(self.texts)
+            self.texts += text
+        return at, len(text)
+
+
+# ---- lines -----------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Makes the lines of one batch after the other, in one of the two sets of keys.
+
+    `fields` is `full` or `original`; `epoch_ns` is the monotonic time that `ts` counts from; `seq`
+    the number of the first line.
+    """
+
+    def __init__(self, *, fields: str = "full", epoch_ns: int = 0, seq: int = 1) -> None:
+        self._full = fields == "full"
+        self._epoch_us = epoch_ns // 1000
+        compiled = _Compiler(full=self._full)
+        c = lib.qmond_new(
+            ffi.new("struct qmond_event[]", compiled.events),
+            len(compiled.events),
+            ffi.new("struct qmond_op[]", compiled.ops),
+            len(compiled.ops),
+            ffi.new("struct qmond_name[]", compiled.names),
+            len(compiled.names),
+            compiled.texts,
+            len(compiled.texts),
+            _ROOM,
+        )
+        if c == ffi.NULL:
+            raise MemoryError
+        self._c = ffi.gc(c, lib.qmond_free)
+        self._c.epoch_us = self._epoch_us
+        self._c.seq = seq
+        self._anchor = Anchor(0)
+        self._held: tuple[bytes, int, int, int] | None = None
+        self._counts = ffi.new("uint64_t[64]")
+        self._tally = ffi.new("uint32_t[]", _ROOM // 64), ffi.new("uint32_t[]", _ROOM // 64)
+        self._chosen = ffi.new("uint32_t *")
+
+    # ---- making a batch ------------------------------------------------------------------------
+
+    @property
+    def seq(self) -> int:
+        """The number of the next line."""
+        number: int = self._c.seq
+        return number
+
+    def follow(self, anchor: Anchor) -> None:
+        """Render moments by where the wall clock stands now."""
+        self._anchor = anchor
+        self._c.offset_ns = anchor.offset_ns
+
+    def begin(self) -> None:
+        """Begin a new batch."""
+        lib.qmond_clear(self._c)
+        if self._held is not None:
+            held, self._held = self._held, None
+            self.append(*held)
+
+    def drain(self, ring: RingBuffer, processes: ProcessTable) -> bool:
+        """Add what is in the ring, until it is empty or the batch is full; says whether any was."""
+        before = ring.consumed[0]
+        view = ffi.new("struct qmond_ring *", self._pointers(ring))
+        while self._held is None:
+            result = lib.qmond_encode(self._c, view)
+            if result == lib.QMOND_RECORD:
+                size = self._c.record_size
+                self._tell(bytes(ffi.buffer(self._c.record, size)), processes)
+            elif result == lib.QMOND_PROCESS:
+                (pid,) = ffi.cast("uint32_t *", self._c.record + 8)[0:1]
+                self._enter(processes[pid])
+            elif result == lib.QMOND_NO_MEMORY:
+                raise MemoryError
+            else:
+                break
+        return ring.consumed[0] != before
+
+    def tell(self, name: str, ts: int, values: dict[str, Any]) -> None:
+        """Add the line of an event that the daemon itself makes, from its fields' values."""
+        pid = values.get("pid", -1) & 0xFFFFFFFF
+        self.append(self.compose(name, ts, values), NUMBER[name], pid, pid)
+
+    def append(self, line: bytes, number: int, pid: int, other: int) -> None:
+        """Add a line with its newline, its event's number, its process, and another or the same."""
+        if not lib.qmond_append(self._c, line, len(line), number, pid, other):
+            self._held = line, number, pid, other  # the batch is full: it is the next one's first
+
+    def compose(
+        self, name: str, ts: int, values: dict[str, Any], *, tid: int = 0, suffix: bytes = b""
+    ) -> bytes:
+        """Return a line with the next line's number, which stays the next one's."""
+        event = BY_NAME[name]
+        if event.statistic:
+            middle = b',"pid":-1,"evt":"%b"' % name.encode()
+        else:
+            middle = b',"event":"%b"' % name.encode()
+        us = max(0, ts // 1000 - self._epoch_us)
+        parts = [b'{"ts":%d.%06d' % divmod(us, 1_000_000), middle]
+        parts += [
+            b',"%b":%b' % (field.key.encode(), orjson.dumps(values[field.key]))
+            for field in event.fields
+            if field.key in values and (self._full or not field.added)
+        ]
+        if self._full:
+            parts += [b',"time":"', self._anchor.utc(ts), b'","seq":%d' % self.seq]
+            if tid:
+                parts.append(b',"tid":%d' % tid)
+            parts.append(suffix)
+        return b"".join([*parts, b"}\n"])
+
+    def moment(self, ts: int) -> float:
+        """Return a monotonic time in ns as a `ts`: seconds."""
+        return (ts // 1000 - self._epoch_us) / 1e6
+
+    def forget(self, pid: int) -> None:
+        """Ask the process table again, before the next line of this process."""
+        lib.qmond_forget(self._c, pid)
+
+    # ---- the batch -----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many lines there are."""
+        count: int = self._c.line_count
+        return count
+
+    @property
+    def data(self) -> memoryview:
+        """All lines; valid until the next batch."""
+        return memoryview(ffi.buffer(self._c.out, self._c.used))
+
+    def by_event(self) -> Counter[str]:
+        """Return how many lines there are of each event."""
+        lib.qmond_count(self._c, self._counts)
+        pairs = zip(NAMES, self._counts[0 : len(NAMES)], strict=True)
+        return Counter({name: count for name, count in pairs if count})
+
+    def by_process(self) -> Counter[int]:
+        """Return how many lines there are of each process."""
+        pids, counts = self._tally
+        found = lib.qmond_tally(self._c, pids, counts)
+        return Counter(dict(zip(pids[0:found], counts[0:found], strict=True)))
+
+    def select(self, mask: int, pids: frozenset[int] | None = None) -> tuple[bytes, int]:
+        """Return the lines of events whose bits are in `mask` and of these processes: their number.
+
+        A line may belong to two processes, and one of them is enough.
+        """
+        out = ffi.new("char[]", max(1, self._c.used))
+        wanted = ffi.NULL if pids is None else ffi.new("uint32_t[]", sorted(_unsigned(pids)))
+        size = lib.qmond_select(self._c, mask, wanted, len(pids or ()), out, self._chosen)
+        return bytes(ffi.buffer(out, size)), self._chosen[0]
+
+    # ---- what encode.c leaves to Python --------------------------------------------------------
+
+    def _tell(self, data: bytes, processes: ProcessTable) -> None:
+        """Do what there is to do with a record before, or instead of, a line by its op codes."""
+        ts, pid, tid, number, _, flags, a, b = RECORD_FORMAT.unpack_from(data)
+        counted = flags & Flag.COUNTED
+        if number == _FORK:
+            processes.fork(pid, a, b)
+        elif number in (_ADOPT, _IMAGE):
+            process = processes.image(data)
+            if counted:
+                line = self.compose("TRACK_ADOPT", ts, adoption(process))
+                self.append(line, _ADOPT, pid, pid)
+        elif number == _EXIT:
+            if counted:
+                values: dict[str, Any] = {"pid": pid, **ending(a)}
+                line = self.compose("EXIT", ts, values, suffix=processes[pid].suffix)
+                self.append(line, _EXIT, pid, pid)
+            processes.forget(pid)
+        elif number == _CONNECT and counted:
+            values = {"pid": pid, "addr": address(data[RECORD_FORMAT.size :])}
+            if flags & Flag.FAULT:
+                values["fault"] = True
+            line = self.compose("CONNECT", ts, values, tid=tid, suffix=processes[pid].suffix)
+            self.append(line, _CONNECT, pid, pid)
+        elif number == _OVER_BUDGET:
+            processes.note_over_budget(pid)
+
+    def _enter(self, process: Process) -> None:
+        name, suffix = process.bin_json, process.suffix
+        if not lib.qmond_enter(self._c, process.pid, name, len(name), suffix, len(suffix)):
+            raise MemoryError
+
+    def _pointers(self, ring: RingBuffer) -> tuple[Any, Any, Any, int]:
+        def pointer(ctype: str, view: memoryview) -> Any:  # noqa: ANN401 - a cdata
+            return ffi.cast(ctype, ffi.from_buffer(view))
+
+        return (
+            pointer("uint64_t *", ring.consumed),
+            pointer("const uint64_t *", ring.produced),
+            pointer("const unsigned char *", ring.data),
+            ring.size,
+        )
+
+
+def _unsigned(pids: frozenset[int]) -> list[int]:
+    return [pid for pid in pids if 0 <= pid < 1 << 32]

@@ -55,7 +55,7 @@ class EventLog:
             return None
         return found if isinstance(found, dict) else None
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: bytes | memoryview) -> None:
         """Append whole lines; a file that is full is rotated before.
 
         Raises LogError, and then none of them is in the file.

@@ -184,6 +184,7 @@ class ProcessTable:
 
     `look_up` is asked for a process that no record told of, and may answer None; `cgroup_path`
     for the path of a cgroup v2 ID; `allocations` whether a process' are counted, in a word.
+    `changed` hears of each process whose constant parts of a line are not what they were.
     """
 
     def __init__(
@@ -191,10 +192,12 @@ class ProcessTable:
         look_up: Callable[[int], Process | None],
         cgroup_path: Callable[[int], str | None],
         allocations: Callable[[Process], str],
+        changed: Callable[[int], None],
     ) -> None:
         self._look_up = look_up
         self._cgroup_path = cgroup_path
         self._allocations = allocations
+        self._changed = changed
         self._processes: dict[int, Process] = {}
         self._doubted: set[int] = set()
         self._unknown: dict[int, Process] = {}
@@ -248,6 +251,7 @@ class ProcessTable:
         """Drop a process that has ended."""
         self._processes.pop(pid, None)
         self._doubted.discard(pid)
+        self._changed(pid)
         self._news.ended.append(pid)
 
     def doubt(self, is_tracked: Callable[[int], bool]) -> None:
@@ -255,10 +259,14 @@ class ProcessTable:
         for pid in [pid for pid in self._processes if not is_tracked(pid)]:
             self.forget(pid)
         self._doubted = set(self._processes)
+        for pid in self._doubted:
+            self._changed(pid)
 
     def take_news(self) -> News:
         """Return what was learned since the last call."""
         news, self._news = self._news, News([], [], [])
+        for pid in self._unknown:
+            self._changed(pid)
         self._unknown.clear()
         return news
 
@@ -300,6 +308,7 @@ class ProcessTable:
         self._processes[process.pid] = process
         self._doubted.discard(process.pid)
         self._unknown.pop(process.pid, None)
+        self._changed(process.pid)
         self._news.started.append(process)
 
     def _confirm(self, pid: int) -> None:

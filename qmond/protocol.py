@@ -18,6 +18,7 @@ from qmond.events import NUMBER, PUBLIC
 
 __all__ = [
     "CAPABILITIES",
+    "EVERYTHING",
     "LINE_MAX",
     "PROTOCOL",
     "LineReader",
@@ -79,6 +80,9 @@ class Selection:
     pids: frozenset[int] | None = None
 
 
+EVERYTHING: Final = Selection(mask=(1 << len(NUMBER)) - 1)
+
+
 def parse_request(line: bytes) -> Request:
     """Parse one line of a client. Raises RequestError."""
     try:
@@ -108,7 +112,7 @@ def parse_selection(args: dict[str, Any], configured: int) -> Selection:
             "BadArgument", f"{', '.join(sorted(unknown))}: tail takes events and pids"
         )
     events, pids = args.get("events"), args.get("pids")
-    mask = (1 << len(NUMBER)) - 1
+    mask = EVERYTHING.mask
     if events is not None:
         if not isinstance(events, list) or not all(isinstance(name, str) for name in events):
             raise RequestError("BadArgument", "events: a list of event names is needed")

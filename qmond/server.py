@@ -15,13 +15,13 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from struct import unpack
-from typing import Any
+from typing import Any, Protocol
 
 from qmond import __version__
 from qmond.config import Socket
-from qmond.encode import Line
 from qmond.errors import InUseError, ProtocolError, QmondError, RequestError
 from qmond.protocol import (
+    EVERYTHING,
     LineReader,
     Request,
     Selection,
@@ -32,21 +32,23 @@ from qmond.protocol import (
     refusal,
 )
 
-__all__ = ["Hub", "Lock", "select"]
+__all__ = ["Batch", "Hub", "Lock"]
 
 _log = logging.getLogger(__name__)
 
 
-def select(lines: list[Line], selection: Selection) -> list[bytes]:
-    """Return the lines that a selection wants; each belongs to one or two processes."""
-    mask, pids = selection.mask, selection.pids
-    if pids is None:
-        return [line for line, number, _, _ in lines if mask >> number & 1]
-    return [
-        line
-        for line, number, pid, other in lines
-        if mask >> number & 1 and (pid in pids or other in pids)
-    ]
+class Batch(Protocol):
+    """Lines that come together."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @property
+    def data(self) -> memoryview:
+        """All of them; valid only now."""
+
+    def select(self, mask: int, pids: frozenset[int] | None) -> tuple[bytes, int]:
+        """Return those of some events and processes, and their number."""
 
 
 class Lock:
@@ -124,17 +126,19 @@ class Hub:
             raise QmondError(f"{path}: {error.strerror}") from error
         self._path = path
 
-    def broadcast(self, lines: list[Line]) -> None:
-        """Hand a batch to every client that tails; the wanted lines are joined once for equals."""
-        joined: dict[Selection, tuple[bytes, int]] = {}
+    def broadcast(self, batch: Batch) -> None:
+        """Hand a batch to every client that tails; the wanted lines are chosen once for equals."""
+        chosen: dict[Selection, tuple[bytes, int]] = {}
         for client in tuple(self.clients):
             selection = client.selection
             if selection is None:
                 continue
-            if selection not in joined:
-                wanted = select(lines, selection)
-                joined[selection] = b"".join(wanted), len(wanted)
-            client.push(*joined[selection])
+            if selection not in chosen:
+                if selection == EVERYTHING:
+                    chosen[selection] = bytes(batch.data), len(batch)
+                else:
+                    chosen[selection] = batch.select(selection.mask, selection.pids)
+            client.push(*chosen[selection])
 
     async def close(self) -> None:
         """Remove the socket, and end each connection once its buffer is out, or after a second."""

@@ -1,22 +1,18 @@
 """The books: four columns, and what is told of losses."""
 
+from collections import Counter as Counts
+
 from qmond.accounting import Accounts, Rates
 from qmond.bpf.header import OTHERS
 from qmond.bpf.probes import Counter, Statistic
-from qmond.encode import Line
-from qmond.events import NUMBER
 from qmond.statistics import sums
-
-
-def line(name: str) -> Line:
-    return b"{}\n", NUMBER[name], 1, 1
 
 
 def test_totals_have_what_the_kernel_and_the_daemon_saw() -> None:
     accounts = Accounts()
     accounts.made["START"] += 1
-    accounts.count([line("START"), line("READ"), line("READ")], logged=True)
-    accounts.count([line("READ")], logged=False)
+    accounts.count(Counts(START=1, READ=2), logged=True)
+    accounts.count(Counts(READ=1), logged=False)
     kernel = {"START": Counter(0, 0), "READ": Counter(5, 2), "WRITE": Counter(0, 0)}
     assert accounts.totals(kernel) == {
         "START": {"seen": 1, "written": 1, "lost": 0, "suppressed": 0},
@@ -27,7 +23,7 @@ def test_totals_have_what_the_kernel_and_the_daemon_saw() -> None:
 def test_a_loss_is_told_once_by_stage_and_event() -> None:
     accounts = Accounts()
     assert accounts.newly_lost({"READ": Counter(9, 0)}) == {}
-    accounts.count([line("WRITE")], logged=False)
+    accounts.count(Counts(WRITE=1), logged=False)
     assert accounts.newly_lost({"READ": Counter(9, 4)}) == {
         "ring": {"READ": 4},
         "log": {"WRITE": 1},
@@ -38,10 +34,10 @@ def test_a_loss_is_told_once_by_stage_and_event() -> None:
 
 def test_rates_are_of_the_second_that_ended_last() -> None:
     rates = Rates()
-    rates.count([(b"", 0, 7, 7)] * 3)
+    rates.count(Counts({7: 3}))
     assert (rates.rate(7), rates.total(7)) == (0, 3)
     rates.tick()
-    rates.count([(b"", 0, 7, 7)])
+    rates.count(Counts({7: 1}))
     assert (rates.rate(7), rates.total(7)) == (3, 4)
     rates.forget([7, 8])
     assert (rates.rate(7), rates.total(7)) == (0, 0)

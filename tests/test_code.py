@@ -13,6 +13,8 @@ ORDER = [
     "errors",
     "units",
     "records",
+    "opcodes",
+    "encode_build",
     "words",
     "fields",
     "events",
@@ -58,6 +60,8 @@ TESTED_TOGETHER = {
     "schema": "test_events",
     "words": "test_encode",
     "fields": "test_events",
+    "opcodes": "test_encode",
+    "encode_build": "test_encode",
     "errors": "test_config",
     "units": "test_config",
     "header": "test_events",
@@ -108,6 +112,7 @@ def imports(path: Path) -> set[str]:
             for alias in node.names:
                 below = f"{base}.{alias.name}".removeprefix(".")
                 found.add(below if below in ORDER else base or "__init__")
+    found.discard("_encode")  # what encode.py is built with
     return {f"{name}.__init__" if f"{name}.__init__" in ORDER else name for name in found}
 
 

@@ -4,14 +4,19 @@ import base64
 import json
 import socket
 import struct
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import Reference, content
 
+from qmond.bpf.ring import RingBuffer
+from qmond.calls import NAMES as CALL_NAMES
 from qmond.clock import Anchor
-from qmond.encode import Encoder, address, content, ending
+from qmond.encode import Encoder, address, ending
 from qmond.events import EVENTS, NUMBER, PUBLIC
 from qmond.processes import Process, ProcessTable
 from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, RECORD_FORMAT, Flag
@@ -19,8 +24,44 @@ from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, RECORD_FORMA
 ANCHOR = Anchor(1_700_000_000_000_000_000)
 
 
-def table() -> ProcessTable:
-    return ProcessTable(lambda _pid: None, {7: "/user.slice"}.get, lambda _process: "counted")
+def table(changed: Callable[[int], None] = lambda _pid: None) -> ProcessTable:
+    cgroups = {7: "/user.slice"}
+    return ProcessTable(lambda _pid: None, cgroups.get, lambda _process: "counted", changed)
+
+
+class Ring:
+    """A ring as the kernel fills it; `at` is where the first record begins."""
+
+    def __init__(self, *records: bytes, size: int = 1 << 17, at: int = 0) -> None:
+        self.size = size
+        self.data = memoryview(bytearray(size))
+        self.consumed = memoryview(bytearray(8)).cast("Q")
+        self.produced = memoryview(bytearray(8)).cast("Q")
+        self.consumed[0] = self.produced[0] = at
+        for raw in records:
+            self.put(raw)
+
+    def put(self, raw: bytes, header: int | None = None) -> None:
+        word = len(raw) if header is None else header
+        at = self.produced[0]
+        whole, start = struct.pack("=II", word, 0) + raw, at % self.size
+        before = min(len(whole), self.size - start)
+        self.data[start : start + before] = whole[:before]
+        self.data[: len(whole) - before] = whole[before:]
+        self.produced[0] = at + (len(raw) + 8 + 7 & ~7)
+
+
+def drained(encoder: Encoder, ring: Ring, processes: ProcessTable) -> list[bytes]:
+    """Return the lines of as many batches as it takes."""
+    found = b""
+    encoder.follow(ANCHOR)
+    while ring.consumed[0] != ring.produced[0]:
+        encoder.begin()
+        assert encoder.drain(cast("RingBuffer", ring), processes)
+        found += bytes(encoder.data)
+        assert sum(encoder.by_event().values()) == len(encoder)
+        assert sum(encoder.by_process().values()) == len(encoder)
+    return found.splitlines(keepends=True)
 
 
 def record(
@@ -35,10 +76,14 @@ def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.C
     return head + b"".join(parents) + b"\0".join([bin_, path, *argv, b""])
 
 
-def lines(*records: bytes, fields: str = "full") -> list[dict[str, Any]]:
-    found = Encoder(fields=fields).encode(records, table(), 1, ANCHOR)
-    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line, _, _, _ in found)
-    return [json.loads(line) for line, _, _, _ in found]
+def lines(*records: bytes, fields: str = "full", at: int = 0) -> list[dict[str, Any]]:
+    """Return the lines of records, which are the reference's to the byte."""
+    encoder = Encoder(fields=fields)
+    found = drained(encoder, Ring(*records, at=at), table(encoder.forget))
+    expected = Reference(fields=fields).encode(records, table(), 1, ANCHOR)
+    assert found == [line for line, _, _, _ in expected]
+    assert all(line.endswith(b"}\n") for line in found)
+    return [json.loads(line) for line in found]
 
 
 def test_a_line_has_the_original_keys_then_ours() -> None:
@@ -85,28 +130,70 @@ def test_a_process_is_named_from_its_exec_on_and_its_child_from_the_fork_on() ->
 
 
 def test_a_child_is_what_its_parent_is_and_is_forgotten_at_its_end() -> None:
-    processes = table()
-    child = RECORD_FORMAT.pack(1, 44, 44, NUMBER["EXIT"], 0, Flag.COUNTED, 0x0300, 0)
-    found = Encoder().encode(
-        [
-            image("TRACK_ADOPT", b"qemu-arm", b"qemu-arm", b"qemu-arm", b"prog"),
-            record("TRACK_FORK", a=44),
-            child,
-        ],
-        processes,
-        1,
-        ANCHOR,
+    encoder = Encoder()
+    processes = table(encoder.forget)
+    ring = Ring(
+        image("TRACK_ADOPT", b"qemu-arm", b"qemu-arm", b"qemu-arm", b"prog"),
+        record("TRACK_FORK", a=44),
+        RECORD_FORMAT.pack(1, 44, 44, NUMBER["EXIT"], 0, Flag.COUNTED, 0x0300, 0),
     )
-    last = json.loads(found[-1][0])
+    found = drained(encoder, ring, processes)
+    last = json.loads(found[-1])
     assert (last["event"], last["code"], last["guest"]) == ("EXIT", 3, "prog")
     assert [process.pid for process in processes] == [42]
-    assert found[1][1:] == (NUMBER["TRACK_FORK"], 42, 44)
+    # a fork is its parent's and its child's
+    for pids, count in ({42}, 2), ({44}, 2), ({42, 44}, 3), ({7}, 0):
+        chosen, number = encoder.select(~0 & (1 << 64) - 1, frozenset(pids))
+        assert (number, chosen.count(b"\n")) == (count, count)
+    only = encoder.select(1 << NUMBER["TRACK_FORK"])
+    assert only == (found[1], 1)
+    assert encoder.by_process() == {42: 2, 44: 1}
+    assert encoder.by_event() == {"TRACK_ADOPT": 1, "TRACK_FORK": 1, "EXIT": 1}
 
 
 def test_what_nobody_wants_moves_the_process_table_and_makes_no_line() -> None:
     processes = table()
-    assert Encoder().encode([record("TRACK_FORK", a=44, flags=0)], processes, 1, ANCHOR) == []
+    ring = Ring(record("TRACK_FORK", a=44, flags=0), record("SENDTO", flags=0))
+    assert drained(Encoder(), ring, processes) == []
     assert {process.pid for process in processes} == {44}
+
+
+def test_more_than_a_batch_holds_comes_in_several_and_in_order() -> None:
+    encoder = Encoder()
+    raw = record("READ", b"\x01" * 16384, b=16384)
+    path = image("TRACK_ADOPT", b"qemu-arm", b"p" * 4000, b"x" * 4000)
+    ring = Ring(*[raw, path] * 40, size=1 << 20)
+    found = drained(encoder, ring, table(encoder.forget))
+    assert [json.loads(line)["seq"] for line in found] == list(range(1, 81))
+
+
+@pytest.mark.parametrize("back", range(8, 120, 8))
+def test_a_record_may_go_round_the_rings_end(back: int) -> None:
+    raw = record("WRITE", b"what goes round", b=15)
+    found = lines(raw, raw, at=(1 << 17) - back)
+    assert [line["buf"] for line in found] == ["what goes round"] * 2
+
+
+def test_stops_at_a_record_that_is_not_written_yet_and_passes_one_that_never_will_be() -> None:
+    ring = Ring()
+    ring.put(record("SENDTO", a=1), header=len(record("SENDTO")) | 1 << 30)
+    ring.put(record("SENDTO", a=2))
+    ring.put(record("SENDTO", a=3), header=len(record("SENDTO")) | 1 << 31)
+    encoder = Encoder()
+    assert encoder.drain(cast("RingBuffer", ring), table())
+    assert json.loads(bytes(encoder.data))["len"] == 2
+    assert not encoder.drain(cast("RingBuffer", ring), table())
+
+
+def test_what_is_no_record_is_passed_or_left() -> None:
+    encoder = Encoder()
+    short, foreign = b"x" * 39, RECORD_FORMAT.pack(0, 0, 0, 999, 0, 0xFFFFFFFF, 0, 0)
+    ring = Ring(short, foreign, record("SENDTO"))
+    assert len(drained(encoder, ring, table())) == 1
+    ring = Ring()
+    ring.put(b"", header=1 << 20)  # longer than the ring
+    encoder.begin()
+    assert not encoder.drain(cast("RingBuffer", ring), table())
 
 
 @pytest.mark.parametrize(
@@ -153,8 +240,63 @@ def test_any_record_makes_valid_json(event: Any, data: bytes, a: int, b: int, fl
         raw = image("TRACK_ADOPT", data.replace(b"\0", b""), b"p", data)
     else:
         raw = record(event.name, data, a=a, b=b, flags=flags | Flag.COUNTED)
-    (line,) = lines(raw)
+    (line,) = lines(raw, fields="full" if a % 2 else "original")
     assert line["event"] == event.name
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([event.name for event in EVENTS if event.source.startswith("s")]),
+            st.binary(max_size=100) | st.text(max_size=50).map(str.encode),
+            st.integers(0, 2**64 - 1),
+            st.integers(0, 2**63),
+            st.integers(0, 7),
+            st.integers(0, len(CALL_NAMES) - 1),
+            st.integers(0, 2**60),
+            st.sampled_from([1, 42, 2**32 - 1]),
+        ),
+        max_size=20,
+    )
+)
+def test_any_batch_is_the_references_to_the_byte(rows: list[Any]) -> None:
+    lines(
+        *(
+            image(name, data.replace(b"\0", b"")[:20], b"p", data, flags=flags)
+            if name in ("TRACK_ADOPT", "IMAGE")
+            else RECORD_FORMAT.pack(ts, pid, 43, NUMBER[name], call, flags, a, b) + data
+            for name, data, a, b, flags, call, ts, pid in rows
+        )
+    )
+
+
+@pytest.mark.parametrize("moment", [0, 951_782_399, 951_782_400, 1_709_164_800, 4_107_542_399])
+def test_wall_time_is_pythons(moment: int) -> None:
+    encoder = Encoder()
+    encoder.follow(Anchor(moment * 10**9 - 1_234_567_891))
+    encoder.drain(cast("RingBuffer", Ring(record("SENDTO"))), table())
+    expected = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+    assert json.loads(bytes(encoder.data))["time"] == expected
+
+
+def test_many_processes_come_and_go() -> None:
+    """The names of a thousand processes, each entered, changed and forgotten in between."""
+    encoder = Encoder()
+    known: dict[int, Process] = {}
+    processes = ProcessTable(known.get, lambda _id: None, lambda _p: "", encoder.forget)
+    for step in range(5000):
+        pid = step * 7919 % 1000 * 64 + 1
+        if step % 3:
+            known[pid] = Process(pid, guest=b"%d" % step).rendered()
+            processes.adopt(known[pid])
+        elif pid in known:
+            del known[pid]
+            processes.forget(pid)
+        ring = Ring(RECORD_FORMAT.pack(1, pid, 1, NUMBER["SENDTO"], 0, 4, 0, 0), size=128)
+        (line,) = drained(encoder, ring, processes)
+        expected = known[pid].guest if pid in known else None
+        assert json.loads(line).get("guest") == (expected.decode() if expected else None)
+        processes.take_news()
 
 
 @pytest.mark.parametrize(
@@ -212,16 +354,17 @@ def test_how_a_process_ended() -> None:
 
 def test_relative_timestamps_count_from_the_start() -> None:
     encoder = Encoder(epoch_ns=1_234_000_000)
-    line = encoder.encode([record("SENDTO", a=1)], table(), 1, ANCHOR)[0][0]
+    (line,) = drained(encoder, Ring(record("SENDTO", a=1)), table())
     assert json.loads(line)["ts"] == 0.000567
     assert line.startswith(b'{"ts":0.000567,')
 
 
 def test_statistics_carry_their_type_as_evt() -> None:
-    line = Encoder(fields="original").compose(
-        "FREE_SUM", 7_000_000_000, {"meta": {"count": 3}}, 1, ANCHOR
-    )
-    assert line == b'{"ts":7.000000,"pid":-1,"evt":"FREE_SUM","meta":{"count":3}}\n'
+    encoder = Encoder(fields="original")
+    encoder.tell("FREE_SUM", 7_000_000_000, {"meta": {"count": 3}})
+    line = b'{"ts":7.000000,"pid":-1,"evt":"FREE_SUM","meta":{"count":3}}\n'
+    assert bytes(encoder.data) == line
+    assert encoder.seq == 2
 
 
 def test_every_event_of_a_record_is_known_to_the_encoder() -> None:
@@ -234,7 +377,10 @@ def test_every_event_of_a_record_is_known_to_the_encoder() -> None:
 def test_a_process_is_looked_up_where_its_record_was_lost() -> None:
     known = Process(42, bin="qemu-arm", guest=b"/found", arch="arm").rendered()
     processes = ProcessTable(
-        lambda pid: known if pid == 42 else None, lambda _id: None, lambda _process: "static"
+        lambda pid: known if pid == 42 else None,
+        lambda _id: None,
+        lambda _process: "static",
+        lambda _pid: None,
     )
-    line = Encoder().encode([record("SENDTO", a=1)], processes, 1, ANCHOR)[0][0]
+    (line,) = drained(Encoder(), Ring(record("SENDTO", a=1)), processes)
     assert json.loads(line)["guest"] == "/found"

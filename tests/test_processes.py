@@ -56,7 +56,7 @@ def test_every_invalid_byte_is_a_replacement_character() -> None:
 
 def table(*found: Process) -> ProcessTable:
     known = {process.pid: process for process in found}
-    return ProcessTable(known.get, lambda _id: None, lambda _process: "static")
+    return ProcessTable(known.get, lambda _id: None, lambda _process: "static", lambda _pid: None)
 
 
 SHELL = Process(
@@ -85,7 +85,7 @@ def test_the_chain_of_parents_is_bounded() -> None:
 
 def test_one_that_nobody_knows_is_asked_for_once_and_not_kept() -> None:
     asked: list[int] = []
-    processes = ProcessTable(asked.append, lambda _id: None, lambda _process: "")
+    processes = ProcessTable(asked.append, lambda _id: None, lambda _p: "", lambda _pid: None)
     assert processes[7].suffix == b""
     assert processes[7].pid == 7
     assert (asked, len(processes)) == ([7], 0)

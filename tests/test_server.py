@@ -9,18 +9,24 @@ from typing import Any
 import pytest
 
 from qmond.config import Socket
-from qmond.encode import Line
+from qmond.encode import Encoder
 from qmond.errors import InUseError
 from qmond.events import NUMBER
-from qmond.protocol import Selection
-from qmond.server import Hub, Lock, select
+from qmond.server import Hub, Lock
 
 ALL = (1 << len(NUMBER)) - 1
 
 
-def line(name: str, pid: int, other: int | None = None, size: int = 0) -> Line:
-    text = json.dumps({"event": name, "pid": pid, "pad": "x" * size}).encode() + b"\n"
-    return text, NUMBER[name], pid, pid if other is None else other
+def line(name: str, pid: int, size: int = 0) -> Encoder:
+    return batch((name, pid, size))
+
+
+def batch(*lines: tuple[str, int, int]) -> Encoder:
+    encoder = Encoder()
+    for name, pid, size in lines:
+        text = json.dumps({"event": name, "pid": pid, "pad": "x" * size}).encode() + b"\n"
+        encoder.append(text, NUMBER[name], pid, pid)
+    return encoder
 
 
 class Peer:
@@ -73,15 +79,6 @@ def play(path: Path, scenario: Scenario, **limits: int) -> None:
     asyncio.run(run())
 
 
-def test_selects_by_type_and_by_either_process() -> None:
-    lines = [line("READ", 1), line("TRACK_FORK", 1, 2), line("READ", 3)]
-    texts = [text for text, _, _, _ in lines]
-    assert select(lines, Selection(ALL)) == texts
-    assert select(lines, Selection(1 << NUMBER["READ"])) == [texts[0], texts[2]]
-    assert select(lines, Selection(ALL, frozenset({2}))) == [texts[1]]
-    assert select(lines, Selection(1 << NUMBER["READ"], frozenset({2}))) == []
-
-
 def test_greets_answers_and_streams(tmp_path: Path) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
         peer, other = await connect(), await connect()
@@ -90,7 +87,7 @@ def test_greets_answers_and_streams(tmp_path: Path) -> None:
         await other.get()
         assert await peer.ask('{"id":1,"op":"status"}') == {"id": 1, "ok": {"fine": True}}
         assert await peer.ask('{"op":"tail","args":{"events":["READ"]}}') == {"ok": {}}
-        hub.broadcast([line("WRITE", 1), line("READ", 2)])
+        hub.broadcast(batch(("WRITE", 1, 0), ("READ", 2, 0)))
         assert (await peer.get())["event"] == "READ"
         assert (await peer.ask('{"id":2,"op":"tail"}'))["error"]["class"] == "Busy"
         assert await other.ask('{"op":"status"}') == {"ok": {"fine": True}}, "it gets no events"
@@ -134,14 +131,14 @@ def test_a_slow_client_loses_whole_lines_and_is_told_how_many(tmp_path: Path) ->
             await peer.get()
             await peer.ask('{"op":"tail"}')
         for number in range(2000):
-            hub.broadcast([line("READ", number, size=1000)])
+            hub.broadcast(line("READ", number, size=1000))
             assert (await quick.get())["pid"] == number
         (lost,) = [client.dropped for client in hub.clients if client.dropped]
         assert 0 < lost < 2000
         messages = [await slow.get() for _ in range(2000 - lost + 1)]
         assert messages.pop() == {"event": "DROPPED", "count": lost}
         assert [message["pid"] for message in messages] == list(range(2000 - lost))
-        hub.broadcast([line("READ", 7)])
+        hub.broadcast(line("READ", 7))
         assert (await slow.get())["pid"] == 7
 
     play(tmp_path / "s", scenario, client_buffer=65536)

@@ -32,22 +32,22 @@ class RingBuffer:
         self.size = size
         self._own = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._shared = mmap.mmap(fd, _PAGE + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
-        self._consumed = memoryview(self._own).cast("Q")
+        self.consumed = memoryview(self._own).cast("Q")
         view = memoryview(self._shared)
-        self._produced = view[:_HEADER].cast("Q")
-        self._data = view[_PAGE:]
-        self._words = self._data.cast("I")
+        self.produced = view[:_HEADER].cast("Q")
+        self.data = view[_PAGE:]
+        self._words = self.data.cast("I")
 
     @property
     def used(self) -> int:
         """How many bytes wait to be read."""
-        return self._produced[0] - self._consumed[0]
+        return self.produced[0] - self.consumed[0]
 
     def drain(self, most: int) -> list[bytes]:
         """Take out up to `most` records, oldest first."""
         records: list[bytes] = []
-        position, produced = self._consumed[0], self._produced[0]
-        data, words, mask = self._data, self._words, self.size - 1
+        position, produced = self.consumed[0], self.produced[0]
+        data, words, mask = self.data, self._words, self.size - 1
         while position < produced and len(records) < most:
             at = position & mask
             length = words[at >> 2]
@@ -60,12 +60,12 @@ class RingBuffer:
                     record += bytes(data[: length - len(record)])
                 records.append(record)
             position += (length & ~_DISCARD) + _HEADER + 7 & ~7
-        self._consumed[0] = position
+        self.consumed[0] = position
         return records
 
     def close(self) -> None:
         """Unmap the ring."""
-        for view in (self._words, self._data, self._produced, self._consumed):
+        for view in (self._words, self.data, self.produced, self.consumed):
             view.release()
         self._shared.close()
         self._own.close()

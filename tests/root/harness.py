@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -67,13 +68,18 @@ class Waiting:
         self.pid = process.pid
         self._process = process
 
-    def do(self, order: bytes) -> None:
-        """Give an order, and wait until it is done."""
+    def begin(self, order: bytes) -> None:
+        """Give an order."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(order)
         self._process.stdin.flush()
-        for _ in order:
+
+    def do(self, orders: bytes) -> None:
+        """Give orders, and wait until each is done."""
+        self.begin(orders)
+        assert self._process.stdout is not None
+        for _ in orders:
+            assert select.select([self._process.stdout], [], [], PATIENCE)[0], "no answer"
             assert self._process.stdout.read(1) == b"."
 
     def kill(self) -> None:
@@ -84,7 +90,9 @@ class Waiting:
 @contextlib.contextmanager
 def waiting(*command: str | Path) -> Iterator[Waiting]:
     """Start the guest that waits; it has begun to, and ends at the end."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
         guest = Waiting(process)
         guest.do(b"-")
         yield guest

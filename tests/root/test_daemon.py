@@ -235,7 +235,8 @@ def test_ps_and_tree_tell_who_runs_what_and_who_started_it(
     program = str(build("waits", "aarch64"))
     nested = ["qemu-aarch64-static", program, program]
     with waiting(program) as one, waiting(*nested) as other:
-        other.do(b"x-")  # becomes another guest, by binfmt_misc
+        other.begin(b"x")  # becomes another guest, by binfmt_misc
+        other.do(b"-")
         processes = {p["pid"]: p for p in json.loads(daemon.ctl("ps", "--json").stdout)}
         (root,) = json.loads(daemon.ctl("tree", "--json").stdout)
         table, drawn = daemon.ctl("ps").stdout, daemon.ctl("tree").stdout

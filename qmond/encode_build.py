@@ -1,0 +1,71 @@
+"""Builds qmond._encode out of encode.c, by cffi: setup.py names it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from qmond.opcodes import How, Op  # noqa: E402 - it is not installed yet
+from qmond.records import RECORD, Flag  # noqa: E402
+
+__all__ = ["ffibuilder", "preamble"]
+
+_TYPES = {"u16": "uint16_t", "u32": "uint32_t", "s32": "int32_t", "u64": "uint64_t"}
+
+
+def preamble() -> str:
+    """Return what stands in front of encode.c."""
+    defines = {f"OP_{op.name}": op.value for op in Op} | {f"HOW_{how.name}": how for how in How}
+    defines |= {f"FLAG_{name}": bit for name, bit in vars(Flag).items() if name.isupper()}
+    members = "".join(f"\t{_TYPES[ctype]} {member};\n" for member, ctype in RECORD)
+    return "\n".join(
+        [
+            "#include <stdint.h>",
+            *(f"#define {name} {int(value)}" for name, value in defines.items()),
+            f"struct qmon_record {{\n{members}}};\n",
+        ]
+    )
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(
+    """
+    struct qmond_op { uint8_t kind, at, size, bit; uint32_t text, length; };
+    struct qmond_name { int64_t number; uint32_t text, length; };
+    struct qmond_event { uint32_t first_op, ops; uint8_t how, other_at, other_size; ...; };
+    struct qmond_ring {
+        uint64_t *consumed; const uint64_t *produced; const unsigned char *data; uint64_t size;
+    };
+    struct qmond_encoder {
+        char *out; size_t used; uint32_t line_count;
+        uint64_t seq, epoch_us; int64_t offset_ns;
+        const unsigned char *record; size_t record_size; ...;
+    };
+    enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_NO_MEMORY };
+    struct qmond_encoder *qmond_new(
+        const struct qmond_event *, uint32_t, const struct qmond_op *, size_t,
+        const struct qmond_name *, size_t, const char *, size_t, size_t);
+    void qmond_free(struct qmond_encoder *);
+    bool qmond_enter(
+        struct qmond_encoder *, uint32_t, const char *, uint32_t, const char *, uint32_t);
+    void qmond_forget(struct qmond_encoder *, uint32_t);
+    bool qmond_append(
+        struct qmond_encoder *, const char *, size_t, uint32_t, uint32_t, uint32_t);
+    int qmond_encode(struct qmond_encoder *, struct qmond_ring *);
+    void qmond_clear(struct qmond_encoder *);
+    void qmond_count(const struct qmond_encoder *, uint64_t *);
+    uint32_t qmond_tally(const struct qmond_encoder *, uint32_t *, uint32_t *);
+    size_t qmond_select(
+        const struct qmond_encoder *, uint64_t, const uint32_t *, size_t, char *, uint32_t *);
+    """
+)
+ffibuilder.set_source(
+    "qmond._encode",
+    preamble() + '#line 1 "encode.c"\n' + (HERE / "encode.c").read_text(encoding="utf-8"),
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+)
