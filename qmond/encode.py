@@ -24,7 +24,7 @@ from qmond.processes import Process, ProcessTable, text_of
 from qmond.records import C_TYPES, RECORD, RECORD_FORMAT, Flag
 from qmond.words import ADVICE, OTHER_ADVICE
 
-__all__ = ["Encoder", "address", "adoption", "ending"]
+__all__ = ["Compiler", "Encoder", "address", "adoption", "ending"]
 
 _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _IMAGE: Final = NUMBER["IMAGE"]
@@ -94,7 +94,7 @@ _SLOTS: Final = {
 """Where in a record each member is, and its size in bytes."""
 
 
-class _Compiler:
+class Compiler:
     """Collects the op codes of all events, and the texts that they point to."""
 
     def __init__(self, *, full: bool) -> None:
@@ -197,7 +197,7 @@ class Encoder:
     def __init__(self, *, fields: str = "full", epoch_ns: int = 0, seq: int = 1) -> None:
         self._full = fields == "full"
         self._epoch_us = epoch_ns // 1000
-        compiled = _Compiler(full=self._full)
+        compiled = Compiler(full=self._full)
         c = lib.qmond_new(
             ffi.new("struct qmond_event[]", compiled.events),
             len(compiled.events),
