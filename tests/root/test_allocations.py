@@ -83,8 +83,8 @@ def test_where_they_cannot_be_had_it_is_said(
     said = {}
     for command in (["qemu-aarch64", guest], ["qemu-aarch64-static", guest], [guest]):
         with waiting(*command) as process:
-            adopted = next(e for e in daemon.events() if e.get("pid") == process.pid)
-            (listed,) = json.loads(daemon.ctl("ps", "--json").stdout)
+            found = wait_until(lambda: [e for e in daemon.events() if e.get("pid") == process.pid])
+            adopted, (listed,) = found[0], json.loads(daemon.ctl("ps", "--json").stdout)
             said[adopted["bin"], adopted["launch"]] = adopted["allocations"]
             assert listed["pid"] == process.pid
             assert adopted["allocations"] == "counted" or listed["allocations"] == "static"

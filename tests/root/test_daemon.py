@@ -237,6 +237,7 @@ def test_ps_and_tree_tell_who_runs_what_and_who_started_it(
     with waiting(program) as one, waiting(*nested) as other:
         other.begin(b"x")  # becomes another guest, by binfmt_misc
         other.do(b"-")
+        wait_until(lambda: daemon.ctl("ps").stdout.count(program) == 2)
         processes = {p["pid"]: p for p in json.loads(daemon.ctl("ps", "--json").stdout)}
         (root,) = json.loads(daemon.ctl("tree", "--json").stdout)
         table, drawn = daemon.ctl("ps").stdout, daemon.ctl("tree").stdout
