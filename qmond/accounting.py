@@ -23,6 +23,10 @@ class KernelCounter(Protocol):
     def lost(self) -> int:
         """How many the ring had no room for."""
 
+    @property
+    def suppressed(self) -> int:
+        """How many a limit held back."""
+
 
 @dataclass(slots=True)
 class Accounts:
@@ -45,7 +49,7 @@ class Accounts:
                 kernel[name].seen + self.made[name],
                 self.written[name],
                 kernel[name].lost + self.not_logged[name],
-                0,
+                kernel[name].suppressed,
             )
             for name in kernel
         }

@@ -141,8 +141,28 @@ def _events(value: object) -> tuple[str, ...]:
     return tuple(name for name in ALL_EVENTS if name in value)
 
 
+def _limits(value: object) -> tuple[tuple[str, int], ...]:
+    if not isinstance(value, dict):
+        raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")
+    wrong = [str(name) for name in value if name not in LIMITABLE]
+    if wrong:
+        names = ", ".join(LIMITABLE)
+        raise ValueError(f"events that may be limited: {names}; not: {', '.join(wrong)}")
+    rate = _rate(1, 1_000_000_000)
+    try:
+        return tuple((name, rate(value[name])) for name in LIMITABLE if name in value)
+    except ValueError as error:
+        raise ValueError(f"for each event {error}") from error
+
+
 # ---- the keys --------------------------------------------------------------------------------
 
+LIMITABLE: Final = tuple(
+    event.name
+    for event in PUBLIC
+    if event.source.startswith("s") and not event.state and not event.statistic
+)
+"""What the kernel side makes, and the process table does not live on."""
 ALL_EVENTS: Final = tuple(event.name for event in PUBLIC if event.name != "DROPPED")
 
 _EXCLUDE: Final = (
@@ -236,6 +256,7 @@ class Config:
     stats: Stats = _section(Stats)
     timestamps: str = _key(_choice("monotonic", "relative"), "monotonic")
     fields: str = _key(_choice("full", "original"), "full")
+    limits: tuple[tuple[str, int], ...] = _key(_limits, ())
     ring: Ring = _section(Ring)
     log: Log = _section(Log)
     socket: Socket = _section(Socket)

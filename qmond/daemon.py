@@ -19,6 +19,7 @@ from qmond import __version__, procfs
 from qmond.accounting import Accounts, Rates
 from qmond.adoption import adopt, look_up
 from qmond.allocations import Allocations
+from qmond.bpf.header import OTHERS
 from qmond.bpf.load import Options
 from qmond.bpf.probes import Probes, Settings
 from qmond.cgroups import CgroupPaths
@@ -173,10 +174,11 @@ class Daemon:
             self.tell(name, {"meta": meta})
 
     async def keep_house_forever(self) -> None:
-        """Tell what was lost, at most once a second, until cancelled."""
+        """Tell what was lost or held back, at most once a second, until cancelled."""
         while True:
             await asyncio.sleep(1)
             self.tell_losses()
+            self.tell_suppressed()
             self.rates.tick()
 
     def tell_losses(self) -> None:
@@ -193,6 +195,15 @@ class Daemon:
                 "LOST", {"stage": stage, "count": count, "by_event": by_event, "since": since}
             )
         self._lost_since = now
+
+    def tell_suppressed(self) -> None:
+        """Tell what limits held back since the last time."""
+        if not self.config.limits:
+            return
+        for pid, by_event in self.probes.newly_suppressed().items():
+            shown = -1 if pid == OTHERS else pid
+            count = sum(by_event.values())
+            self.tell("SUPPRESSED", {"count": count, "by_event": by_event, "pid": shown})
 
     # ---- start, stop, status -------------------------------------------------------------------
 
@@ -218,6 +229,7 @@ class Daemon:
                 budget=self.config.stats.budget,
                 prefixes=tuple(map(os.fsencode, match.prefixes)),
                 excludes=tuple(map(os.fsencode, match.exclude)),
+                limits={NUMBER[name]: rate for name, rate in self.config.limits},
             )
         )
         self.probes.next_interval()
@@ -248,6 +260,7 @@ class Daemon:
             pass
         self.tell_statistics(self.probes.next_interval())
         self.tell_losses()
+        self.tell_suppressed()
         totals = self.totals()
         self.tell("END", {"message": "Dynamic QEMU-user monitor stopped", "totals": totals})
 

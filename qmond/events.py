@@ -118,6 +118,7 @@ EVENTS: Final = (
         "execve or execveat of a monitored process",
         "sys_enter",
         (_PID, Field("filename", Form.TEXT, "the path as it was asked for"), _FAULT, _CALL),
+        rare=True,
     ),
     Event(
         "READ",
@@ -152,6 +153,7 @@ EVENTS: Final = (
         "connect",
         "sys_enter",
         (_PID, Field("addr", Form.ADDRESS, "`192.0.2.7:80`, `unix:/run/x.sock`, …"), _FAULT),
+        rare=True,
     ),
     Event(
         "SENDTO",
@@ -315,6 +317,7 @@ EVENTS: Final = (
             ),
         ),
         own=True,
+        rare=True,
     ),
     Event(
         "CLOCK",
@@ -342,6 +345,19 @@ EVENTS: Final = (
             given("count", "integer", "how many", added=False),
             given("by_event", "by_event", "how many of each type", added=False),
             given("since", "number", "the `ts` from which on this counts", added=False),
+        ),
+        own=True,
+        thread=False,
+        process=False,
+    ),
+    Event(
+        "SUPPRESSED",
+        "at most once a second and process: events held back by a configured limit",
+        "the daemon",
+        (
+            given("count", "integer", "how many", added=False),
+            given("by_event", "by_event", "how many of each type", added=False),
+            _PID,
         ),
         own=True,
         thread=False,

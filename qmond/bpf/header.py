@@ -18,6 +18,8 @@ from qmond.records import (
 )
 
 __all__ = [
+    "BUCKET",
+    "BUCKET_KEY",
     "COUNTER",
     "HITS",
     "ORIGINS",
@@ -51,9 +53,11 @@ SETTINGS: Final[Layout] = (
     ("prefixes", "u32"),  # how many patterns of each kind there are
     ("excludes", "u32"),
 )
-"""Followed by the patterns: `PATTERN_MAX` prefixes, then as many excludes."""
+"""Followed by the limits, a u64 an event, and `PATTERN_MAX` prefixes and as many excludes."""
 
-COUNTER: Final[Layout] = (("seen", "u64"), ("lost", "u64"))
+COUNTER: Final[Layout] = (("seen", "u64"), ("lost", "u64"), ("suppressed", "u64"))
+BUCKET_KEY: Final[Layout] = (("pid", "u32"), ("event", "u32"))
+BUCKET: Final[Layout] = (("filled", "u64"), ("tokens", "u64"), ("suppressed", "u64"))
 PROBED_MAX: Final = 16384
 """How many processes can have allocation probes at once."""
 HITS: Final[Layout] = (("since", "u64"), ("count", "u64"), ("told", "u64"))
@@ -73,6 +77,8 @@ STRUCTS: Final = {
     "qmon_statistic_key": STATISTIC_KEY,
     "qmon_statistic": STATISTIC,
     "qmon_hits": HITS,
+    "qmon_bucket_key": BUCKET_KEY,
+    "qmon_bucket": BUCKET,
 }
 """Every struct that both sides know, by its C name."""
 
@@ -84,7 +90,9 @@ def _struct(name: str, layout: Layout, extra: str = "") -> str:
 
 def header() -> str:
     """Return the header's text; it needs the types u16, u32 and u64 to be there."""
-    patterns = (
+    reserved = sum(1 << at for at, event in enumerate(EVENTS) if event.state or event.rare)
+    more = (
+        f"\tu64 limit[{len(EVENTS)}];\n"
         f"\tstruct qmon_pattern prefix[{PATTERN_MAX}];\n"
         f"\tstruct qmon_pattern exclude[{PATTERN_MAX}];\n"
     )
@@ -99,6 +107,7 @@ def header() -> str:
         "PROBED_MAX": PROBED_MAX,
         "OTHERS": f"{OTHERS}U",
         "EVENT_COUNT": len(EVENTS),
+        "RESERVED": f"{reserved}ULL",
         "HANDLER_COUNT": len(HANDLERS),
         **{f"EVENT_{event.name}": number for number, event in enumerate(EVENTS)},
         **{f"HANDLER_{name.upper()}": number for number, name in enumerate(HANDLERS)},
@@ -112,6 +121,6 @@ def header() -> str:
             _struct("qmon_parent", (("pid", "u32"),), f"\tchar comm[{COMM_SIZE}];\n"),
             _struct("qmon_image", IMAGE, f"\tstruct qmon_parent parents[{PARENTS_MAX}];\n"),
             _struct("qmon_pattern", (), "\tu64 text[PATTERN_WORDS];\n\tu64 mask[PATTERN_WORDS];\n"),
-            _struct("qmon_settings", SETTINGS, patterns),
+            _struct("qmon_settings", SETTINGS, more),
         ]
     )

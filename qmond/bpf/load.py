@@ -69,6 +69,7 @@ MAPS: Final = (
     "probed",
     "settings",
     "counters",
+    "buckets",
     "statistics",
     "handlers",
 )

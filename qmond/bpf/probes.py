@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from struct import pack, unpack
 from typing import Final, Self
 
 from qmond.bpf.header import (
+    BUCKET,
+    BUCKET_KEY,
     COUNTER,
     HITS,
     ORIGINS,
@@ -32,6 +35,8 @@ PREFIX_MAX: Final = PATTERN_WORDS * 8
 """The longest prefix that the kernel side compares, in bytes."""
 
 _ZERO: Final = bytes(4)
+_BUCKET: Final = layout_format(BUCKET)
+_BUCKET_KEY: Final = layout_format(BUCKET_KEY)
 _COUNTER: Final = layout_format(COUNTER)
 _SETTINGS: Final = layout_format(SETTINGS)
 _STATISTIC: Final = layout_format(STATISTIC)
@@ -42,7 +47,8 @@ _STATISTIC_KEY: Final = layout_format(STATISTIC_KEY)
 class Settings:
     """What the kernel side is told: bit N of `mask` wants event N; `capture` is in bytes.
 
-    `budget` is how many allocations a second one process is counted for.
+    `budget` is how many allocations a second one process is counted for; `limits` how many events
+    of a type a second one process may make, by the event's number.
     """
 
     mask: int
@@ -50,6 +56,7 @@ class Settings:
     budget: int
     prefixes: tuple[bytes, ...]
     excludes: tuple[bytes, ...]
+    limits: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,7 @@ class Counter:
 
     seen: int
     lost: int
+    suppressed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +97,10 @@ class Probes:
         # a byte a process ID, shared with the kernel side; only pages that are touched cost memory
         self._tracked = mmap.mmap(descriptors["map:tracked"], PID_LIMIT, mmap.MAP_SHARED)
         self._probed = Map(descriptors["map:probed"], 4, layout_format(HITS).size)
-        patterns = 2 * PATTERN_MAX * 2 * PREFIX_MAX
-        self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + patterns)
+        more = 8 * len(EVENTS) + 2 * PATTERN_MAX * 2 * PREFIX_MAX
+        self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + more)
+        self._buckets = Map(descriptors["map:buckets"], _BUCKET_KEY.size, _BUCKET.size)
+        self._suppressed: dict[bytes, int] = {}
         self._counters = Map(descriptors["map:counters"], 4, _COUNTER.size, cpus=cpus)
         self._statistics = Map(
             descriptors["map:statistics"], _STATISTIC_KEY.size, _STATISTIC.size, cpus=cpus
@@ -112,13 +122,17 @@ class Probes:
         """Put settings in force, all at once for what starts after."""
         self._wanted = settings
         patterns = [settings.prefixes, settings.excludes]
-        self._settings[_ZERO] = _SETTINGS.pack(
+        head = _SETTINGS.pack(
             settings.mask,
             settings.capture,
             self._generation,
             settings.budget,
             *map(len, patterns),
-        ) + b"".join(_patterns(some) for some in patterns)
+        )
+        limits = pack(
+            f"={len(EVENTS)}Q", *(settings.limits.get(at, 0) for at in range(len(EVENTS)))
+        )
+        self._settings[_ZERO] = head + limits + b"".join(map(_patterns, patterns))
 
     def track(self, pid: int) -> bool:
         """Watch a process that already runs; false where it is watched already."""
@@ -156,8 +170,23 @@ class Probes:
         found = {}
         for number, event in enumerate(EVENTS):
             rows = _COUNTER.iter_unpack(self._counters[pack("=I", number)])
-            seen, lost = map(sum, zip(*rows, strict=True))
-            found[event.name] = Counter(seen, lost)
+            found[event.name] = Counter(*map(sum, zip(*rows, strict=True)))
+        return found
+
+    def newly_suppressed(self) -> dict[int, dict[str, int]]:
+        """Return what limits held back since the last call: process → event → count.
+
+        `OTHERS` stands for those that had no room for a count of their own.
+        """
+        found: dict[int, dict[str, int]] = {}
+        for key in list(self._buckets):
+            _, _, total = _BUCKET.unpack(self._buckets[key])
+            pid, event = _BUCKET_KEY.unpack(key)
+            if count := total - self._suppressed.get(key, 0):
+                found.setdefault(pid, {})[EVENTS[event].name] = count
+            self._suppressed[key] = total
+            if pid != OTHERS and not self.is_tracked(pid):
+                del self._buckets[key], self._suppressed[key]
         return found
 
     def next_interval(self) -> int:

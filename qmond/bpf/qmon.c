@@ -31,6 +31,8 @@ BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
 BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
 BPF_PERCPU_ARRAY(counters, struct qmon_counter, EVENT_COUNT);
 BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, 8192);
+/* tokens of a process for an event, where that is limited */
+BPF_HASH(buckets, struct qmon_bucket_key, struct qmon_bucket, 16384);
 /* tid → a call whose memory could not be read at its entry: tried again at its exit */
 struct entry {
 	u64 since;
@@ -149,6 +151,88 @@ static always void count_lost(u32 event)
 		counter->lost++;
 }
 
+static always void count_suppressed(u32 event)
+{
+	int key = event;
+	struct qmon_counter *counter = counters.lookup(&key);
+	if (counter)
+		counter->suppressed++;
+}
+
+/* Takes a token of the process' bucket for the event: false where none is left. */
+static always bool within_limit(u32 pid, u32 event)
+{
+	struct qmon_settings *s = the_settings();
+	struct qmon_bucket_key key = {.pid = pid, .event = event};
+	if (!s || event >= EVENT_COUNT)
+		return false;
+	u64 limit = s->limit[event], now = bpf_ktime_get_ns();
+	if (!limit)
+		return true;
+	struct qmon_bucket *bucket = buckets.lookup(&key), full = {.filled = now, .tokens = limit};
+	if (!bucket) {
+		buckets.insert(&key, &full);
+		bucket = buckets.lookup(&key);
+		if (!bucket) { /* no room for another: all who come now share one */
+			key.pid = OTHERS;
+			buckets.insert(&key, &full);
+			bucket = buckets.lookup(&key);
+		}
+		if (!bucket)
+			return true;
+	}
+	u64 since = now - bucket->filled;
+	if (since > SECOND) {
+		bucket->tokens = limit;
+		bucket->filled = now;
+	} else if (since * limit >= SECOND) { /* at least one token since the last time */
+		u64 more = since * limit / SECOND;
+		bucket->tokens += more;
+		if (bucket->tokens > limit)
+			bucket->tokens = limit;
+		bucket->filled += more * SECOND / limit;
+	}
+	if (bucket->tokens) {
+		bucket->tokens--;
+		return true;
+	}
+	__sync_fetch_and_add(&bucket->suppressed, 1);
+	return false;
+}
+
+/* Counts an event, and says whether it is to be sent. */
+static always bool admit(u32 pid, u32 event)
+{
+	count_seen(event);
+	if (within_limit(pid, event))
+		return true;
+	count_suppressed(event);
+	return false;
+}
+
+/*
+ * The last part of the ring is for what is rare and tells most: processes' lives and connections
+ * get through when a storm of other events has filled the rest.
+ *
+ * BCC knows no ringbuf_query, and only in its own text for ringbuf_output does the map stand that
+ * it wants: so that text, which is bpf_ringbuf_output(MAP, …), is made to mean this.
+ */
+#define ORDINARY (1ULL << 63)
+
+static always long output_if_room(u64 ring, void *data, u64 size, u64 flags)
+{
+	if (flags & ORDINARY &&
+	    bpf_ringbuf_query((void *)ring, BPF_RB_AVAIL_DATA) >= RING_PAGES * PAGE_SIZE / 8 * 7)
+		return -1;
+	return bpf_ringbuf_output((void *)ring, data, size, flags & ~ORDINARY);
+}
+#define bpf_ringbuf_output output_if_room
+
+static always u64 priority(u32 event)
+{
+	return RESERVED >> event & 1 ? 0 : ORDINARY;
+}
+
 /* The kernel's pointers are followed by offset: struct layouts come from BTF, not from headers. */
 static always void *pointer_at(const void *base, u64 offset)
 {
@@ -194,7 +278,8 @@ static always u32 state_flags(u32 event)
 
 static always void send_record(struct qmon_record *record)
 {
-	if (events.ringbuf_output(record, sizeof(*record), 0) != 0 && record->flags & FLAG_COUNTED)
+	long failed = events.ringbuf_output(record, sizeof(*record), priority(record->event));
+	if (failed && record->flags & FLAG_COUNTED)
 		count_lost(record->event);
 }
 
@@ -371,7 +456,7 @@ static always struct room *take_room(void)
 static always void send_room(struct room *room, u64 n)
 {
 	u64 size = sizeof(room->record) + bounded(n, CAPTURE_MAX);
-	if (events.ringbuf_output(&room->record, size, 0) != 0)
+	if (events.ringbuf_output(&room->record, size, priority(room->record.event)) != 0)
 		count_lost(room->record.event);
 	room->taken = 0;
 }
@@ -403,8 +488,11 @@ static always void finish(const struct entered *entered, struct room *room, u64 
 		room->taken = 0;
 		return;
 	}
-	count_seen(event);
 	fill_head(&room->record, event, entered->call.call, flags | FLAG_COUNTED);
+	if (!admit(room->record.pid, event)) {
+		room->taken = 0;
+		return;
+	}
 	if (since)
 		room->record.ts = since;
 	room->record.a = a;
@@ -505,8 +593,8 @@ static always void send_integers(const struct entered *entered, u64 a, u64 b)
 	fill_head(&record, entered->call.event, entered->call.call, FLAG_COUNTED);
 	record.a = a;
 	record.b = b;
-	count_seen(entered->call.event);
-	send_record(&record);
+	if (admit(record.pid, entered->call.event))
+		send_record(&record);
 }
 
 /* The handlers: tail calls from sys_enter and sys_exit, for tracked processes only. */
@@ -910,8 +998,8 @@ RAW_TRACEPOINT_PROBE(sched_switch)
 	record.tid = to ? next_pid : prev_pid;
 	record.a = (u32)prev;
 	record.b = u32_at(next, OFFSET_TASK_PID);
-	count_seen(EVENT_SCHED_SWITCH);
-	send_record(&record);
+	if (admit(record.pid, EVENT_SCHED_SWITCH))
+		send_record(&record);
 	return 0;
 }
 
@@ -929,8 +1017,8 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	record.pid = pid;
 	record.tid = u32_at(task, OFFSET_TASK_PID);
 	record.a = (u32)ctx->args[0];
-	count_seen(EVENT_SIGNAL_GENERATE);
-	send_record(&record);
+	if (admit(pid, EVENT_SIGNAL_GENERATE))
+		send_record(&record);
 	return 0;
 }
 

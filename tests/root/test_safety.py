@@ -40,6 +40,9 @@ uprobes._multi = lambda program, path, offsets, pid, multi=uprobes._multi: multi
 }
 """Statements that take a rule out of the daemon."""
 
+STATS = {"interval": "100ms", "budget": "10000000/s"}
+"""No process is left alone because it allocates too often."""
+
 LIST = ["/bin/ls", "-l", "/usr/bin"]
 
 
@@ -62,7 +65,7 @@ def test_a_guest_that_maps_the_hosts_libc_is_not_probed(
     """It would read the breakpoints as its own code, and end by SIGTRAP."""
     unwatched = outcomes(command, 1)
     assert {status for status, _ in unwatched} == {0}
-    daemon = qmond(patch="" if ruled else NO_RULE["architecture"])
+    daemon = qmond(patch="" if ruled else NO_RULE["architecture"], stats=STATS)
     watched = outcomes(command, 5)
     with waiting("qemu-aarch64", build("waits", "aarch64")) as other:
         wait_until(lambda: is_counted(daemon, other.pid))
@@ -86,7 +89,7 @@ def test_probes_are_gone_before_a_process_becomes_a_guest_of_the_host(
     build: Build,
 ) -> None:
     unwatched = outcomes(["qemu-x86_64", *LIST], 1)
-    daemon = qmond(patch="" if ruled else NO_RULE["exec"])
+    daemon = qmond(patch="" if ruled else NO_RULE["exec"], stats=STATS)
     guest_program = str(build("waits", "aarch64"))
     command = ["qemu-aarch64", guest_program, "/usr/bin/qemu-x86_64", *LIST]
     watched = set()
@@ -124,7 +127,7 @@ def test_a_library_that_the_guest_has_mapped_is_not_probed(
             return guest.stdout.readline()
 
         unwatched = look()
-        daemon = qmond(patch="" if ruled else NO_RULE["mapping"])
+        daemon = qmond(patch="" if ruled else NO_RULE["mapping"], stats=STATS)
         if ruled:
             wait_until(lambda: daemon.status()["allocations"] == {"unsafe": 1})
         else:
@@ -139,11 +142,12 @@ def test_a_process_that_is_not_qemus_has_no_probes(
     qmond: StartQmond,
     build: Build,
 ) -> None:
-    daemon = qmond(patch="" if ruled else NO_RULE["one process"], stats={"interval": "100ms"})
+    daemon = qmond(patch="" if ruled else NO_RULE["one process"], stats=STATS)
     with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:
         wait_until(lambda: is_counted(daemon, guest.pid))
         with subprocess.Popen([sys.executable, "-c", "import json"]) as other:
             other.wait(20)
+        guest.do(b"t")
         time.sleep(0.3)
     counted = {
         int(pid)
