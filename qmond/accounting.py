@@ -36,7 +36,9 @@ class Accounts:
     """Events that the daemon itself made: seen by nobody but it."""
     written: Counter[str] = field(default_factory=Counter)
     not_logged: Counter[str] = field(default_factory=Counter)
-    _told: Counter[str] = field(default_factory=Counter)
+    told_ring: Counter[str] = field(default_factory=Counter)
+    told_log: Counter[str] = field(default_factory=Counter)
+    """What of the losses has been told already, by stage."""
 
     def count(self, lines: Counter[str], *, logged: bool) -> None:
         """Enter how many lines of each event reached the log, or it had to leave out."""
@@ -59,18 +61,16 @@ class Accounts:
 
     def newly_lost(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
         """Return what was lost since the last call: stage → event → count."""
+        lost_at_ring = Counter({name: counter.lost for name, counter in kernel.items()})
         stages = {
-            "ring": Counter({name: counter.lost for name, counter in kernel.items()}),
-            "log": self.not_logged,
+            "ring": (lost_at_ring, self.told_ring),
+            "log": (self.not_logged, self.told_log),
         }
         fresh = {}
-        for stage, lost in stages.items():
-            news = {name: n - self._told[f"{stage} {name}"] for name, n in lost.items()}
-            news = {name: n for name, n in news.items() if n}
-            for name, n in news.items():
-                self._told[f"{stage} {name}"] += n
-            if news:
-                fresh[stage] = news
+        for stage, (lost, told) in stages.items():
+            if news := lost - told:
+                told.update(news)
+                fresh[stage] = dict(news)
         return fresh
 
 

@@ -21,7 +21,7 @@ from qmond.adoption import adopt, look_up
 from qmond.allocations import Allocations
 from qmond.bpf.header import OTHERS
 from qmond.bpf.load import Options
-from qmond.bpf.probes import Probes, Settings
+from qmond.bpf.probes import Settings
 from qmond.cgroups import CgroupPaths
 from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config
@@ -29,8 +29,10 @@ from qmond.encode import Encoder, adoption
 from qmond.errors import LogError, QmondError
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
+from qmond.journal import BOOKS, State
 from qmond.processes import Process, ProcessTable
 from qmond.server import Hub, Lock
+from qmond.startup import Kernel, limits, next_seq, obtain
 from qmond.statistics import sums
 
 __all__ = ["Daemon", "run"]
@@ -48,15 +50,16 @@ _DRIFT_NS: Final = 1_000_000
 class Daemon:
     """A running daemon; it is made when everything is open, and attached."""
 
-    def __init__(self, config: Config, probes: Probes, log: EventLog) -> None:
+    def __init__(self, config: Config, kernel: Kernel, log: EventLog) -> None:
         self.config = config
-        self.probes = probes
+        self.kernel = kernel
+        self.probes = probes = kernel.probes
         self.log = log
         self.boot_id = _boot_id()
         self.started = time.monotonic()
         self.accounts = Accounts()
         epoch = time.monotonic_ns() if config.timestamps == "relative" else 0
-        self.encoder = Encoder(fields=config.fields, epoch_ns=epoch, seq=_next_seq(log))
+        self.encoder = Encoder(fields=config.fields, epoch_ns=epoch, seq=next_seq(log))
         self.rates = Rates()
         self.limits = limits(config.procfs)
         counting = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
@@ -83,6 +86,26 @@ class Daemon:
         self.encoder.follow(self._anchor)
         self._log_failed = False
         self._lost_since = 0
+        if kernel.state is not None:
+            self._resume(kernel.state)
+        self._commit()
+
+    def _resume(self, state: State) -> None:
+        """Go on where another daemon ended: what it had not finished is done again."""
+        gone = self.log.cut(state.log_inode, state.log_bytes, state.seq)
+        if gone:
+            _log.info("%d bytes of the log's end are written again", gone)
+        self.encoder.go_on(state.seq)
+        for name, book in state.books.items():
+            getattr(self.accounts, name).update(book)
+
+    def _commit(self) -> None:
+        """Make what was done a fact, for whoever comes after an abrupt end."""
+        ring, books = self.probes.ring, {name: getattr(self.accounts, name) for name in BOOKS}
+        self.kernel.journal.note(
+            State(ring.consumed[0], self.encoder.seq, self.log.inode, self.log.bytes, books)
+        )
+        ring.commit()
 
     # ---- the way of the records ----------------------------------------------------------------
 
@@ -126,6 +149,7 @@ class Daemon:
     def _deliver(self) -> None:
         """Write the batch to the log, count what that misses, and hand it to the clients."""
         if len(self.encoder) == 0:
+            self._commit()
             return
         try:
             self.log.write(self.encoder.data)
@@ -138,6 +162,7 @@ class Daemon:
                 _log.warning("the log is written again: %s", self.log.path)
             self._log_failed = False
         self.accounts.count(self.encoder.by_event(), logged=not self._log_failed)
+        self._commit()
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
 
@@ -219,7 +244,8 @@ class Daemon:
                 "host": socket.gethostname(),
                 "kernel": platform.release(),
                 "schema": SCHEMA_VERSION,
-            },
+            }
+            | ({"resumed": True} if self.kernel.state else {}),
         )
         self._lost_since = time.monotonic_ns()
         self.probes.configure(
@@ -236,6 +262,9 @@ class Daemon:
         for limit in self.limits:
             _log.warning("%s", limit)
         if not self.limits:
+            for pid in procfs.pids(self.config.procfs):
+                if self.probes.is_tracked(pid):  # since before this daemon: it is entered
+                    self.processes[pid]
             for process in adopt(self.probes, match, self.config.procfs):
                 self._adopt(process)
         self._spread_news()
@@ -328,9 +357,9 @@ async def run(config: Config) -> None:
             config.log.dir, rotate_size=config.log.rotate.size, keep_files=config.log.keep.files
         )
         stack.callback(log.close)
-        probes = await asyncio.to_thread(Probes.load, Options(ring=config.ring.size))
-        stack.callback(probes.close)
-        daemon = Daemon(config, probes, log)
+        kernel = await asyncio.to_thread(obtain, Options(ring=config.ring.size))
+        stack.callback(kernel.close)
+        daemon = Daemon(config, kernel, log)
         stack.callback(daemon.close)
         stack.push_async_callback(daemon.allocations.close)
         await daemon.hub.listen(path)
@@ -356,25 +385,3 @@ async def run(config: Config) -> None:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def limits(root: Path) -> list[str]:
-    """Return what the daemon cannot do where it has not been given the host's procfs."""
-    if procfs.is_hosts(root):
-        return []
-    return [
-        (
-            f"the kernel reports the host's process IDs, but {root} has those of another pid "
-            "namespace: what already runs is not adopted, and allocations are not counted; "
-            "bind the host's /proc somewhere, and set `procfs` to it"
-        )
-    ]
-
-
-def _next_seq(log: EventLog) -> int:
-    """Return the number after the log's last line, where that was written since the host booted."""
-    last = log.last_line() or {}
-    seq, moment = last.get("seq"), last.get("time")
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    boot = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(booted))
-    return seq + 1 if isinstance(seq, int) and isinstance(moment, str) and moment >= boot else 1

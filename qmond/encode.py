@@ -233,6 +233,10 @@ class Encoder:
         self._anchor = anchor
         self._c.offset_ns = anchor.offset_ns
 
+    def go_on(self, seq: int) -> None:
+        """Give the next line this number."""
+        self._c.seq = seq
+
     def begin(self) -> None:
         """Begin a new batch."""
         lib.qmond_clear(self._c)

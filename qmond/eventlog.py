@@ -47,13 +47,40 @@ class EventLog:
         return self._path
 
     def last_line(self) -> dict[str, object] | None:
-        """Return the last line of the live file, where it is a whole JSON object."""
+        """Return the last line of the log, where it is a whole JSON object."""
         tail = os.pread(self._fd, _TAIL, max(0, self.bytes - _TAIL))
-        try:
-            found = orjson.loads(tail.rstrip(b"\n").rpartition(b"\n")[2])
-        except orjson.JSONDecodeError:
-            return None
-        return found if isinstance(found, dict) else None
+        old = self._old()
+        if not self.bytes and old:  # the live file has just been begun
+            with old[-1].open("rb") as file:
+                file.seek(max(0, old[-1].stat().st_size - _TAIL))
+                tail = file.read()
+        return _parsed(tail.rstrip(b"\n").rpartition(b"\n")[2]) or None
+
+    @property
+    def inode(self) -> int:
+        """The file that is written to now, by its number."""
+        return os.fstat(self._fd).st_ino
+
+    def cut(self, inode: int, size: int, seq: int) -> int:
+        """Take back what was written after a file had a size, and the line `seq` came next.
+
+        Returns how many bytes that were; a file that was begun since goes back to nothing.
+        Raises LogError.
+        """
+        if self.inode != inode:
+            first = _parsed(os.pread(self._fd, _TAIL, 0).partition(b"\n")[0])
+            number = first.get("seq")
+            if not isinstance(number, int) or number < seq:
+                return 0  # that is another log
+            size = 0
+        gone = self.bytes - size
+        if gone > 0:
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as error:
+                raise LogError(f"{self._path}: {error.strerror}") from error
+            self.bytes = size
+        return max(0, gone)
 
     def write(self, lines: bytes | memoryview) -> None:
         """Append whole lines; a file that is full is rotated before.
@@ -89,6 +116,15 @@ class EventLog:
         for path in old[: -self._keep_files]:
             path.unlink()
         self.rotated = min(len(old), self._keep_files)
+
+
+def _parsed(line: bytes) -> dict[str, object]:
+    """Return a line as an object; where it is none, an empty one."""
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _open(path: Path) -> int:

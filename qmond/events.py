@@ -66,6 +66,7 @@ EVENTS: Final = (
             given("host", "string", "the host's name"),
             given("kernel", "string", "the kernel's release"),
             given("schema", "integer", "version of this event interface"),
+            given("resumed", "true", "true where it goes on after a daemon that ended abruptly"),
         ),
         thread=False,
         process=False,

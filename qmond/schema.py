@@ -36,6 +36,7 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 
 _GIVEN: Final[dict[str, dict[str, Any]]] = {
+    "true": {"const": True},
     "string": _STRING,
     "string?": {"type": ["string", "null"]},
     "strings": {"type": "array", "items": _STRING},

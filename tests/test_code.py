@@ -40,6 +40,9 @@ ORDER = [
     "accounting",
     "allocations",
     "statistics",
+    "journal",
+    "store",
+    "startup",
     "protocol",
     "server",
     "daemon",
@@ -75,6 +78,8 @@ TESTED_TOGETHER = {
     "ps": "test_ctl",
     "tree": "test_ctl",
     "statistics": "test_accounting",
+    "startup": "root/test_restart",
+    "store": "root/test_restart",
     "__init__": "test_ctl",
     "allocations": "root/test_allocations",
 }

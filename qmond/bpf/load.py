@@ -6,6 +6,7 @@ imports bcc, because what BCC and LLVM take in memory they never give back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ from qmond.calls import CALL, HANDLERS, HOSTS, pack
 from qmond.errors import LoadError, QmondError
 from qmond.records import layout_format
 
-__all__ = ["Options", "load"]
+__all__ = ["Options", "fingerprint", "load", "names"]
 
 _HERE: Final = Path(__file__).parent
 _TIMEOUT: Final = 120
@@ -83,6 +84,19 @@ class Options:
     """Bytes; a power of two of at least a page."""
     multi: bool = True
     """Whether allocation probes go by uprobe_multi links, where the kernel has them."""
+
+
+def names() -> set[str]:
+    """Return the names of all descriptors that `load` gives."""
+    links = {f"link:{name}" for name in TRACEPOINTS}
+    return links | {f"map:{name}" for name in MAPS} | {"program:on_allocation"}
+
+
+def fingerprint(options: Options) -> str:
+    """Return what tells whether a kernel side that runs is the one that would be loaded now."""
+    parts = [header(), (_HERE / "qmon.c").read_text(), repr(pack(platform.machine()))]
+    parts += [repr(options), platform.release(), str(possible_cpus()), repr(OFFSETS)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def load(options: Options) -> dict[str, int]:

@@ -106,7 +106,8 @@ class Probes:
             descriptors["map:statistics"], _STATISTIC_KEY.size, _STATISTIC.size, cpus=cpus
         )
         self._wanted: Settings | None = None
-        self._generation = 0
+        # that of the statistics goes on where another daemon left it
+        self._generation: int = _SETTINGS.unpack_from(self._settings[_ZERO])[2]
 
     @classmethod
     def load(cls, options: Options) -> Self:

@@ -22,6 +22,8 @@ _HEADER: Final = 8
 class RingBuffer:
     """One consumer of a ring buffer map; the descriptor stays the caller's, and can be polled.
 
+    What is consumed is the caller's; the kernel has its room back when that is committed.
+
     On hosts with weakly ordered memory a record's content is ordered after its header only by the
     kernel's release and the time that Python takes; the words are each read in one move.
     """
@@ -32,7 +34,9 @@ class RingBuffer:
         self.size = size
         self._own = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._shared = mmap.mmap(fd, _PAGE + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
-        self.consumed = memoryview(self._own).cast("Q")
+        self._committed = memoryview(self._own).cast("Q")
+        self.consumed = memoryview(bytearray(8)).cast("Q")
+        self.consumed[0] = self._committed[0]
         view = memoryview(self._shared)
         self.produced = view[:_HEADER].cast("Q")
         self.data = view[_PAGE:]
@@ -44,7 +48,7 @@ class RingBuffer:
         return self.produced[0] - self.consumed[0]
 
     def drain(self, most: int) -> list[bytes]:
-        """Take out up to `most` records, oldest first."""
+        """Take out up to `most` records, oldest first, and commit that."""
         records: list[bytes] = []
         position, produced = self.consumed[0], self.produced[0]
         data, words, mask = self.data, self._words, self.size - 1
@@ -61,11 +65,16 @@ class RingBuffer:
                 records.append(record)
             position += (length & ~_DISCARD) + _HEADER + 7 & ~7
         self.consumed[0] = position
+        self.commit()
         return records
+
+    def commit(self) -> None:
+        """Give the room of what was consumed back to the kernel, by one store to memory."""
+        self._committed[0] = self.consumed[0]
 
     def close(self) -> None:
         """Unmap the ring."""
-        for view in (self._words, self.data, self.produced, self.consumed):
+        for view in (self._words, self.data, self.produced, self._committed):
             view.release()
         self._shared.close()
         self._own.close()

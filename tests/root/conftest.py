@@ -69,8 +69,14 @@ def qmond(tmp_path: Path) -> Iterator[StartQmond]:
     """
     with contextlib.ExitStack() as stack:
 
-        def start(*, under: Sequence[str] = (), patch: str = "", **config: Any) -> Qmond:
-            daemon = start_qmond(tmp_path, config, under=under, patch=patch)
+        def start(
+            *,
+            under: Sequence[str] = (),
+            patch: str = "",
+            stored: dict[str, int] | None = None,
+            **config: Any,
+        ) -> Qmond:
+            daemon = start_qmond(tmp_path, config, under=under, patch=patch, stored=stored)
             stack.callback(end_qmond, daemon)
             return daemon
 

@@ -138,6 +138,7 @@ class Qmond:
     log: Path
     ready_after: float
     pid: int
+    stored: dict[str, int]
     stopped: bool = False
 
     def events(self) -> list[dict[str, Any]]:
@@ -181,7 +182,8 @@ class Qmond:
 
 def check_books(events: list[dict[str, Any]]) -> None:
     """Hold END's totals against the lines since START: seen = written + lost + suppressed."""
-    starts = [at for at, event in enumerate(events) if event.get("event") == "START"]
+    begins = [e.get("event") == "START" and "resumed" not in e for e in events]
+    starts = [at for at, begin in enumerate(begins) if begin]
     events = events[starts[-1] :]
     end = events[-1]
     assert end["event"] == "END"
@@ -197,9 +199,16 @@ _MAIN = "import sys; from qmond.__main__ import main; sys.exit(main())"
 
 
 def start_qmond(
-    folder: Path, config: dict[str, Any], *, under: Sequence[str] = (), patch: str = ""
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    under: Sequence[str] = (),
+    patch: str = "",
+    stored: dict[str, int] | None = None,
 ) -> Qmond:
     """Start a daemon and wait for READY=1, which it tells as it tells systemd."""
+    stored = {} if stored is None else stored
+    patch = hand_over(stored) + patch if stored else patch
     log = config.setdefault("log", {})
     log.setdefault("dir", str(folder / "log"))
     path = Path(config.setdefault("socket", {}).setdefault("path", str(folder / "qmond.sock")))
@@ -217,10 +226,12 @@ def start_qmond(
         process = subprocess.Popen(
             [*under, sys.executable, "-c", f"{patch}\n{_MAIN}", "--config", str(file)],
             env=os.environ | {"NOTIFY_SOCKET": str(notify)},
+            pass_fds=tuple(stored.values()),
             stderr=said,
         )
         try:
-            assert notified.recv(4096) == b"READY=1"
+            while (message := socket.recv_fds(notified, 4096, 1))[0] != b"READY=1":
+                keep(message[0], message[1], stored)
         except (TimeoutError, AssertionError) as error:
             process.kill()
             process.wait()
@@ -229,7 +240,29 @@ def start_qmond(
     pid = process.pid
     if "--fork" in under:
         (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return Qmond(process=process, socket=path, log=Path(log["dir"]), ready_after=took, pid=pid)
+    return Qmond(process, path, Path(log["dir"]), took, pid, stored)
+
+
+def keep(message: bytes, descriptors: list[int], stored: dict[str, int]) -> None:
+    """Do what systemd's descriptor store does with a message."""
+    lines = dict(line.partition("=")[::2] for line in message.decode().splitlines())
+    if lines.get("FDSTORE") == "1":
+        (stored[lines["FDNAME"]],) = descriptors
+    elif lines.get("FDSTOREREMOVE") == "1" and lines["FDNAME"] in stored:
+        os.close(stored.pop(lines["FDNAME"]))
+
+
+def hand_over(stored: dict[str, int]) -> str:
+    """Return statements that give a daemon what is in the store, as systemd does: sd_listen_fds."""
+    return f"""
+import os
+given = {list(stored.values())}
+moved = [os.dup2(fd, 300 + at) for at, fd in enumerate(given)]
+for fd in given: os.close(fd)
+for at, fd in enumerate(moved): os.dup2(fd, 3 + at); os.close(fd)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(given)))
+os.environ["LISTEN_FDNAMES"] = {":".join(stored)!r}
+"""
 
 
 def end_qmond(daemon: Qmond) -> None:
@@ -239,3 +272,5 @@ def end_qmond(daemon: Qmond) -> None:
     if daemon.process.poll() is None:
         daemon.process.kill()
         daemon.process.wait()
+    while daemon.stored:
+        os.close(daemon.stored.popitem()[1])

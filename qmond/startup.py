@@ -1,0 +1,93 @@
+"""What the daemon starts from: a kernel side of its own, or the one that another daemon left.
+
+Its descriptors and the journal are in systemd's store, so that probes and ring outlive a daemon
+that ends abruptly. The next one takes them if they are what it would load itself, and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qmond import procfs, store
+from qmond.bpf.load import Options, fingerprint, names
+from qmond.bpf.probes import Probes
+from qmond.eventlog import EventLog
+from qmond.journal import Journal, State
+
+__all__ = ["Kernel", "limits", "next_seq", "obtain"]
+
+_log = logging.getLogger(__name__)
+
+_JOURNAL: Final = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The kernel side; `state` is where another daemon left it, or None where it is new."""
+
+    probes: Probes
+    journal: Journal
+    state: State | None
+    kept: tuple[str, ...]
+    """What of it is in the descriptor store, by the names there."""
+
+    def close(self) -> None:
+        """Detach it, in the store too."""
+        store.forget(self.kept)
+        self.probes.close()
+        self.journal.close()
+
+
+def obtain(options: Options) -> Kernel:
+    """Take the kernel side out of the store where it fits, otherwise load one. Raises LoadError."""
+    prefix = fingerprint(options) + "."
+    found = store.take()
+    ours = {name.removeprefix(prefix).replace(".", ":", 1): fd for name, fd in found.items()}
+    if set(ours) == names() | {_JOURNAL}:
+        journal = Journal(ours.pop(_JOURNAL))
+        probes = Probes(ours, options)
+        if (state := journal.state(probes.ring.consumed[0])) is not None:
+            _log.info("going on with the probes of the daemon before, at seq %d", state.seq)
+            return Kernel(probes, journal, state, tuple(found))
+        probes.close()
+        journal.close()
+        found_left: Iterable[int] = ()
+    else:
+        found_left = found.values()
+    if found:
+        _log.warning("what is in the descriptor store does not fit this qmond: loading anew")
+        store.forget(found)
+        for fd in found_left:
+            os.close(fd)
+    probes, journal = Probes.load(options), Journal()
+    everything = probes.descriptors | {_JOURNAL: journal.fd}
+    kept = {prefix + name.replace(":", ".", 1): fd for name, fd in everything.items()}
+    return Kernel(probes, journal, None, tuple(kept) if store.keep(kept) else ())
+
+
+def limits(root: Path) -> list[str]:
+    """Return what the daemon cannot do where it has not been given the host's procfs."""
+    if procfs.is_hosts(root):
+        return []
+    return [
+        (
+            f"the kernel reports the host's process IDs, but {root} has those of another pid "
+            "namespace: what already runs is not adopted, and allocations are not counted; "
+            "bind the host's /proc somewhere, and set `procfs` to it"
+        )
+    ]
+
+
+def next_seq(log: EventLog) -> int:
+    """Return the number after the log's last line, where that was written since the host booted."""
+    last = log.last_line() or {}
+    seq, moment = last.get("seq"), last.get("time")
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    boot = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(booted))
+    return seq + 1 if isinstance(seq, int) and isinstance(moment, str) and moment >= boot else 1
