@@ -48,6 +48,58 @@ def test_not_an_event_is_missing_or_twice(qmond: StartQmond, build: Build, tmp_p
     }
 
 
+DEATHS = {
+    "before its batch is a fact": """
+from qmond.daemon import Daemon
+def commit(self, commit=Daemon._commit, calls=[0]):
+    calls[0] += 1
+    if calls[0] == 30: os.kill(os.getpid(), 9)
+    commit(self)
+Daemon._commit = commit
+""",
+    "in the middle of a line": """
+from qmond.eventlog import EventLog
+def write(self, lines, write=EventLog.write, calls=[0]):
+    calls[0] += 1
+    if calls[0] == 30:
+        os.write(self._fd, bytes(lines)[:-20])
+        os.kill(os.getpid(), 9)
+    write(self, lines)
+EventLog.write = write
+""",
+    "with its batch alone in a new file": """
+from qmond.eventlog import EventLog
+from qmond.daemon import Daemon
+def commit(self, commit=Daemon._commit, calls=[0]):
+    calls[0] += 1
+    if calls[0] == 30: os.kill(os.getpid(), 9)
+    commit(self)
+def write(self, lines, write=EventLog.write, calls=[0]):
+    calls[0] += 1
+    if calls[0] == 29: self._rotate()
+    write(self, lines)
+Daemon._commit, EventLog.write = commit, write
+""",
+}
+"""Statements that end the daemon at the worst moment."""
+
+
+@pytest.mark.parametrize("moment", DEATHS)
+def test_what_was_not_a_fact_is_done_again(moment: str, qmond: StartQmond, build: Build) -> None:
+    config = {"ring": {"size": "16M"}, "log": {"rotate": {"size": "1G"}}}
+    daemon = qmond(patch="import os" + DEATHS[moment], **config)
+    command = ["qemu-aarch64-static", str(build("count", "aarch64")), "50000"]
+    with subprocess.Popen(command) as guest:
+        assert daemon.process.wait(20) == -9
+        daemon.stopped = True
+        daemon = qmond(stored=daemon.stored, **config)
+        assert guest.wait(60) == 0
+    events = daemon.stop()
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    mine = [e["buf"] for e in events if e.get("event") == "WRITE" and e["pid"] == guest.pid]
+    assert mine == [f"{number:08}\n" for number in range(50_000)]
+
+
 def test_it_knows_again_who_is_watched(qmond: StartQmond, build: Build) -> None:
     daemon = qmond()
     with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:
