@@ -59,6 +59,20 @@ class Accounts:
             name: dict(zip(_COLUMNS, row, strict=True)) for name, row in rows.items() if any(row)
         }
 
+    def advice(self, kernel: Mapping[str, KernelCounter], ring_size: int) -> list[str]:
+        """Return what can be done about losses that there were, by the key to turn."""
+        found = []
+        lost = Counter({name: counter.lost for name, counter in kernel.items()})
+        if count := lost.total():
+            most = lost.most_common(1)[0][0]
+            found.append(
+                f"{count} events found no room in the ring: raise ring.size ({ring_size}), limit "
+                f"the most frequent ({most}) by limits, or leave it out of events"
+            )
+        if count := self.not_logged.total():
+            found.append(f"{count} events could not be written: look at log.dir and its disk")
+        return found
+
     def newly_lost(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
         """Return what was lost since the last call: stage → event → count."""
         lost_at_ring = Counter({name: counter.lost for name, counter in kernel.items()})

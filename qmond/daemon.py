@@ -306,6 +306,7 @@ class Daemon:
             "probes": self.probes.attached,
             "ring": {"size": self.probes.ring.size, "used": self.probes.ring.used},
             "limits": self.limits,
+            "advice": self.accounts.advice(self.probes.counters(), self.probes.ring.size),
             "tracked": len(self.processes),
             "allocations": self.allocations.states(),
             "clients": [client.describe() for client in self.hub.clients],

@@ -32,6 +32,17 @@ def test_a_loss_is_told_once_by_stage_and_event() -> None:
     assert accounts.newly_lost({"READ": Counter(9, 5)}) == {"ring": {"READ": 1}}
 
 
+def test_advice_names_the_key_to_turn() -> None:
+    accounts = Accounts()
+    kernel = {"READ": Counter(9, 2), "WRITE": Counter(90, 40)}
+    assert accounts.advice({"READ": Counter(9, 0)}, 4096) == []
+    accounts.count(Counts(READ=1), logged=False)
+    ring, log = accounts.advice(kernel, 4096)
+    assert ring.startswith("42 events found no room in the ring: raise ring.size (4096), limit")
+    assert "(WRITE)" in ring
+    assert log.startswith("1 events could not be written: look at log.dir")
+
+
 def test_rates_are_of_the_second_that_ended_last() -> None:
     rates = Rates()
     rates.count(Counts({7: 3}))

@@ -47,6 +47,7 @@ def test_status_is_a_table_with_the_four_columns() -> None:
             "tracked": 2,
             "allocations": {"counted": 1, "static": 1},
             "limits": ["cannot fly"],
+            "advice": ["look at log.dir"],
             "clients": [{"pid": 7, "uid": 0, "sent": 3, "dropped": 1}],
             "log": {"path": "/x", "bytes": 9, "rotated": 0, "failing": True},
             "counters": {"READ": {"seen": 9, "written": 7, "lost": 2, "suppressed": 0}},
@@ -55,6 +56,7 @@ def test_status_is_a_table_with_the_four_columns() -> None:
     assert "CANNOT BE WRITTEN" in text
     assert "2 processes; allocations: 1 counted, 1 static" in text
     assert "cannot fly" in text
+    assert "look at log.dir" in text
     assert text.splitlines()[-2].split() == ["event", "seen", "written", "lost", "suppressed"]
     assert text.splitlines()[-1].split() == ["READ", "9", "7", "2", "0"]
 

@@ -40,6 +40,7 @@ def render(status: dict[str, Any]) -> str:
         + (", CANNOT BE WRITTEN" if log["failing"] else ""),
     ]
     lines += [f"limit    {limit}" for limit in status["limits"]]
+    lines += [f"advice   {advice}" for advice in status["advice"]]
     lines += [
         f"client   pid {client['pid']}, uid {client['uid']}, "
         f"sent {client['sent']}, dropped {client['dropped']}"
