@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,6 @@ COMPILERS = {
     "native": "gcc",
 }
 QMONCTL = Path(sys.executable).with_name("qmonctl")
-BINFMT = Path("/proc/sys/fs/binfmt_misc")
 PATIENCE = 20
 """Seconds; what takes a moment here may take many on a busy machine."""
 
@@ -103,27 +103,30 @@ def waiting(*command: str | Path) -> Iterator[Waiting]:
 
 @contextlib.contextmanager
 def registrar() -> Iterator[Callable[[str], None]]:
-    """Give what registers an interpreter with binfmt_misc; all is undone afterwards."""
-    mounted = (BINFMT / "register").exists()
-    if not mounted:
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True)
-    entries: list[Path] = []
+    """Give what registers an interpreter with binfmt_misc; all is undone afterwards.
 
-    def register(arch: str) -> None:
-        entry = BINFMT / f"qemu-{arch}"
-        if not entry.exists():
-            (BINFMT / "register").write_bytes(
-                Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf").read_bytes().strip()
+    Mount and entries are the caller's own, so that another's that come or go matter to nobody.
+    """
+    entries: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory(prefix="qmond-binfmt-") as mounted:
+        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", mounted], check=True)
+
+        def register(arch: str) -> None:
+            if arch in entries:
+                return
+            line = Path(f"/usr/lib/binfmt.d/qemu-{arch}.conf").read_bytes().strip()
+            entry = Path(mounted, f"{Path(mounted).name}-{arch}")
+            (Path(mounted) / "register").write_bytes(
+                line.replace(f":qemu-{arch}:".encode(), f":{entry.name}:".encode(), 1)
             )
-            entries.append(entry)
+            entries[arch] = entry
 
-    try:
-        yield register
-    finally:
-        for entry in entries:
-            entry.write_text("-1")
-        if not mounted:
-            subprocess.run(["umount", BINFMT], check=True)
+        try:
+            yield register
+        finally:
+            for entry in entries.values():
+                entry.write_text("-1")
+            subprocess.run(["umount", mounted], check=True)
 
 
 # ---- the daemon --------------------------------------------------------------------------------
