@@ -14,7 +14,7 @@ bench:
 
 scenarios:
 	script/setup test
-	.venv/bin/python tests/root/scenarios.py >docs/scenarios.md
+	.venv/bin/python tests/root/scenarios.py --out docs/scenarios.md
 
 generate:
 	script/setup run

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Build
-from scenarios import SCENARIOS, Row, Stage, staged
+from scenarios import SCENARIOS
+from stage import Row, Stage, staged
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

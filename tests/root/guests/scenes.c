@@ -5,9 +5,11 @@
  *     spawn PROGRAM by vfork, posix_spawn and system
  *     threads N K   N threads that each write their ID K times
  *     daemon        a double fork: the grandchild writes its ID when its parents are gone
- *     exit CODE     ends; `crash` and `abort` end by SIGSEGV and SIGABRT
- *     headless      the first thread ends, another one reads orders like `waits`: f and .
- *     pulse N       N threads that sleep 100 times at each order
+ *     hold CODE     writes its ID, waits for the end of its input, and ends
+ *     crash         ends by SIGSEGV; `abort` by SIGABRT
+ *     headless      the first thread ends, another one reads orders, a byte each, and answers `.`:
+ *                   `f` makes a child that ends at once, `p` wakes the threads of `pulse`
+ *     pulse N       N threads that sleep 100 times at each `p`; the first one reads the orders
  */
 #include <pthread.h>
 #include <signal.h>
@@ -120,6 +122,14 @@ static void daemonise(void)
 	printf("%d\n", getpid());
 }
 
+static int hold(void)
+{
+	char byte;
+	dprintf(1, "%d\n", getpid());
+	read(0, &byte, 1);
+	return many;
+}
+
 static void start(void *(*work)(void *), int count)
 {
 	pthread_t threads[64];
@@ -144,8 +154,8 @@ int main(int count, char **words)
 		start(write_own_id, many);
 	if (!strcmp(scene, "daemon"))
 		daemonise();
-	if (!strcmp(scene, "exit"))
-		return many;
+	if (!strcmp(scene, "hold"))
+		return hold();
 	if (!strcmp(scene, "crash"))
 		*(volatile int *)0 = 0;
 	if (!strcmp(scene, "abort"))
