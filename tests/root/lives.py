@@ -16,6 +16,7 @@ from harness import Waiting, wait_until, waiting
 from stage import (
     ARM64,
     BUSYBOX,
+    Event,
     Row,
     Stage,
     children_of,
@@ -25,6 +26,8 @@ from stage import (
     signals,
     state_of,
 )
+
+LAST_ID = Path("/proc/sys/kernel/ns_last_pid")
 
 # ---- ends and identities -----------------------------------------------------------------------
 
@@ -57,29 +60,44 @@ def killed(stage: Stage) -> Iterator[Row]:
 def reused_ids(stage: Stage) -> Iterator[Row]:
     """Guests of different architectures that have the same process ID, one after the other."""
     assert stage.daemon
-    arches = ("aarch64", "arm", "riscv64", "aarch64")
-    lives = []
-    with holding(stage.scene("hold", 0)) as first:
-        pass
-    for code, arch in enumerate(arches):
+    pid = far_id()
+    lives = {}
+    for code, arch in enumerate(("aarch64", "arm", "riscv64", "aarch64")):
         command = stage.scene("hold", code, arch=arch)
-        with reusing(first.pid, command) as guest:
-            start = Path(f"/proc/{guest.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        lives.append((int(start), command[1], arch, guest.returncode))
-    events = stage.events([first.pid] * (len(arches) + 1))
-    begins = [at for at, e in enumerate(events) if e["event"] == "TRACK_ADOPT"][1:]
+        with reusing(pid, command) as guest:
+            start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        lives[int(start)] = (command[1], arch, guest.returncode)
+    with holding(stage.scene("hold", 0)) as last:
+        pass
+    stage.events([last.pid])  # its end comes after all that is counted
     seen = []
-    for begin, end in zip(begins, [*begins[1:], len(events)], strict=True):
-        part = events[begin:end]
-        ((start_seen, code_seen),) = [
-            (round(part[0]["start"] * os.sysconf("SC_CLK_TCK")), e["code"])
-            for e in part
-            if e["event"] == "EXIT"
-        ]
-        seen += [(start_seen, *who, code_seen) for who in {(e["guest"], e["arch"]) for e in part}]
-    yield Row(
-        "lives: start, guest, arch, code", "/proc/PID/stat, waitpid", *map(numbers, (lives, seen))
-    )
+    for start_seen, events in lives_of(pid, stage.daemon.events()).items():
+        codes = [e["code"] for e in events if e["event"] == "EXIT"]
+        who = {(e["guest"], e["arch"]) for e in events}
+        if start_seen in lives:  # or somebody else had the ID in between
+            seen += [(start_seen, *one, code) for one in who for code in codes]
+    truth = numbers((start, *life) for start, life in lives.items())
+    yield Row("start, guest, arch, code", "/proc/PID/stat, waitpid", truth, numbers(seen))
+
+
+def lives_of(pid: int, events: list[Event]) -> dict[int, list[Event]]:
+    """Return the events of each process that began by exec and had this ID, by start in ticks."""
+    lives: dict[int, list[Event]] = {}
+    life: list[Event] = []
+    for event in events:
+        if event.get("child") == pid:
+            life = []
+        if event.get("pid") == pid:
+            if event["event"] == "TRACK_ADOPT":
+                life = lives[round(event["start"] * os.sysconf("SC_CLK_TCK"))] = []
+            life.append(event)
+    return lives
+
+
+def far_id() -> int:
+    """Return a process ID that nobody had lately, nor will have soon."""
+    limit = int(Path("/proc/sys/kernel/pid_max").read_text())
+    return 1000 + (int(LAST_ID.read_text()) + limit // 2) % (limit - 1000)
 
 
 @contextlib.contextmanager
@@ -98,8 +116,10 @@ def reusing(pid: int, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Start a guest that holds, with this process ID: again where somebody else took it."""
     for _ in range(50):
         time.sleep(0.02)  # a start time is in ticks; no ID comes back so soon by itself
-        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        last = LAST_ID.read_text()
+        LAST_ID.write_text(str(pid - 1))
         with holding(command) as guest:
+            LAST_ID.write_text(last)  # or the IDs that others had lately come again
             if guest.pid == pid:
                 yield guest
                 break

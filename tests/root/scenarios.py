@@ -40,7 +40,7 @@ SCENARIOS = (
 
 
 def table(runs: int, folder: Path) -> Iterator[tuple[str, int]]:
-    """Run every scenario several times; yield the table's lines, and each one's difference."""
+    """Run every scenario several times; yield the table's lines, and how wrong each is."""
     build = builder(folder)
     for scenario in SCENARIOS:
         rows: dict[str, list[Row]] = {}
@@ -55,8 +55,12 @@ def table(runs: int, folder: Path) -> Iterator[tuple[str, int]]:
             truth = sum(row.truth.total() for row in same)
             seen = sum(row.seen.total() for row in same)
             difference = sum(row.difference for row in same)
+            for row in same:
+                if row.difference:
+                    print(f"{scenario.__name__}: {row}", file=sys.stderr)
             cells = (title, what, truth, same[0].source, seen, difference)
-            yield f"| {' | '.join(map(str, cells))} |", difference
+            empty = sum(not row.truth for row in same)  # nothing was compared
+            yield f"| {' | '.join(map(str, cells))} |", difference + empty
             title = ""
 
 
@@ -75,10 +79,10 @@ def main() -> int:
     ]
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="qmond-scenarios-") as folder:
-        for line, difference in table(options.runs, Path(folder)):
+        for line, faults in table(options.runs, Path(folder)):
             print(line, file=sys.stderr, flush=True)
             lines.append(line)
-            wrong += difference
+            wrong += faults
     text = "\n".join(lines) + "\n"
     if options.out:
         options.out.write_text(text)

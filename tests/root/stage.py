@@ -22,6 +22,7 @@ ARM64 = "/usr/bin/qemu-aarch64-static"
 ARM = "/usr/bin/qemu-arm-static"
 RISCV64 = "/usr/bin/qemu-riscv64-static"
 Event = dict[str, Any]
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Row:
     def difference(self) -> int:
         """How many entries are in the one alone."""
         return (self.truth - self.seen).total() + (self.seen - self.truth).total()
+
+    def __str__(self) -> str:
+        """Return the first entries that have no partner."""
+        unseen, untrue = self.truth - self.seen, self.seen - self.truth
+        return (
+            f"{self.what}: {self.truth.total()} by {self.source}, {self.seen.total()} seen; "
+            f"unseen: {unseen.total()} {list(unseen.items())[:_SHOWN]}, "
+            f"untrue: {untrue.total()} {list(untrue.items())[:_SHOWN]}"
+        )
 
 
 @dataclass(frozen=True)

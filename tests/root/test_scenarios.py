@@ -19,5 +19,5 @@ def test_what_is_seen_is_the_truth(
         rows = list(scenario(stage))
     assert rows
     for row in rows:
-        assert row.truth, row.what
-        assert row.seen == row.truth, row.what
+        assert row.truth, f"nothing to compare: {row}"
+        assert row.difference == 0, str(row)
