@@ -284,7 +284,6 @@ class Daemon:
     def end(self) -> None:
         """Watch nothing more, move what still waits, and tell END with the totals."""
         self.probes.detach()
-        time.sleep(_SETTLE)
         while self.drain():
             pass
         self.tell_statistics(self.probes.next_interval())

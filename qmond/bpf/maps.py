@@ -9,13 +9,15 @@ import ctypes
 import errno
 import os
 import platform
+import time
 from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
-__all__ = ["Map", "bpf", "possible_cpus"]
+__all__ = ["Map", "bpf", "possible_cpus", "synchronize"]
 
 _SYSCALL: Final = {"x86_64": 321, "aarch64": 280}
+_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
 _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = 1, 2, 3, 4
 _NOEXIST = 1
 _ELEMENT = Struct("=IIQQQ")  # map_fd, padding, key, value or next_key, flags
@@ -32,6 +34,16 @@ def bpf(command: int, attributes: bytes) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def synchronize() -> None:
+    """Wait until every program of the kernel side that runs at this moment is done.
+
+    They run with preemption off, and membarrier(2) waits for an RCU grace period; where the kernel
+    has none for us, a while must do.
+    """
+    if _libc.syscall(_MEMBARRIER[platform.machine()], 1, 0, 0) < 0:  # MEMBARRIER_CMD_GLOBAL
+        time.sleep(0.02)
 
 
 def possible_cpus(text: str | None = None) -> int:

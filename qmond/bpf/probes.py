@@ -24,7 +24,7 @@ from qmond.bpf.header import (
     STATISTIC_KEY,
 )
 from qmond.bpf.load import Options, load
-from qmond.bpf.maps import Map, possible_cpus
+from qmond.bpf.maps import Map, possible_cpus, synchronize
 from qmond.bpf.ring import RingBuffer
 from qmond.events import EVENTS
 from qmond.records import layout_format
@@ -217,9 +217,10 @@ class Probes:
         return found
 
     def detach(self) -> None:
-        """Take every tracepoint off; what runs at this moment is done a few microseconds later."""
+        """Take every tracepoint off; no program of theirs runs any more afterwards."""
         for name in [name for name in self.descriptors if name.startswith("link:")]:
             os.close(self.descriptors.pop(name))
+        synchronize()
 
     def close(self) -> None:
         """Detach every probe and give everything back."""

@@ -8,6 +8,7 @@
 #define always __attribute__((always_inline)) inline
 
 #define CLONE_THREAD 0x00010000
+#define EEXIST 17
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define PATH_SIZE 4096
 #define ARGV_SIZE 4096
@@ -964,7 +965,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	void *task = (void *)bpf_get_current_task();
 	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL), *leader = pointer_at(task, OFFSET_TASK_GROUP_LEADER);
 	struct identity identity = {.start = u64_at(leader, OFFSET_TASK_START_BOOTTIME), .pid = pid};
-	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0 || ended.insert(&identity, &one) != 0)
+	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0 || ended.insert(&identity, &one) == -EEXIST)
 		return 0;
 	track(pid, 0);
 	probed.delete(&pid);

@@ -51,8 +51,8 @@ def test_what_is_rare_gets_through_when_a_storm_fills_the_ring(
         wait_until(lambda: daemon.status()["counters"].get("WRITE", {}).get("lost", 0) > 10_000)
         pids = []
         for _ in range(20):
-            command = ["qemu-aarch64-static", str(build("scenes", "aarch64")), "exit", "9"]
-            with subprocess.Popen(command) as guest:
+            command = ["qemu-aarch64-static", str(build("scenes", "aarch64")), "hold", "9"]
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL) as guest:
                 assert guest.wait(60) == 9
             pids.append(guest.pid)
     events = daemon.stop()
