@@ -10,7 +10,7 @@ check:
 
 bench:
 	script/setup test
-	.venv/bin/python bench/bystander.py
+	.venv/bin/python bench/measure.py --plot docs/measurements.svg >docs/measurements.md
 
 scenarios:
 	script/setup test

@@ -1,12 +1,11 @@
-"""What a process that is not qemu's pays while others are watched: `python bench/bystander.py`.
+"""What a process that is not qemu's pays while others are watched.
 
 In turns, in one run: nobody watches, qmond watches (with a guest whose allocations it counts),
-nobody, the peer watches. Prints a table in Markdown: nanoseconds a call, the median of all turns.
+nobody, the peer watches. Nanoseconds a call, the median of all turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import subprocess
@@ -46,11 +45,8 @@ def measure(program: Path) -> list[float]:
     return [float(word) for word in out.split()]
 
 
-def main() -> None:
+def print_bystander(rounds: int) -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each has its turn")
-    rounds = parser.parse_args().rounds
     found: dict[str, list[list[float]]] = {watcher: [] for watcher in WATCHERS}
     with temporary() as folder:
         program = build("bystander", "gcc", folder)
@@ -58,6 +54,7 @@ def main() -> None:
             for watcher in ("nobody", "qmond", "nobody", "peer"):
                 with watching(watcher):
                     found[watcher].append(measure(program))
+    print("\n## A process that is not qemu's\n")
     print("| call of a native process | nobody watches | qmond | more | peer | more |")
     print("|---|---|---|---|---|---|")
     for at, call in enumerate(CALLS):
@@ -67,7 +64,3 @@ def main() -> None:
         for watcher in ("qmond", "peer"):
             cells += [f"{ns[watcher]:.0f} ns", f"{ns[watcher] - bare:+.0f} ns"]
         print(f"| {call} | {' | '.join(cells)} |")
-
-
-if __name__ == "__main__":
-    main()

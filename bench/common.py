@@ -16,16 +16,17 @@ from pathlib import Path
 import yaml
 
 HERE = Path(__file__).parent
-GUESTS = HERE / "guests"
+GUESTS = (HERE / "guests", HERE.parent / "tests/root/guests")
+TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 60
 """Seconds until a watcher must be ready."""
 
 
 def build(name: str, compiler: str, folder: Path) -> Path:
-    """Compile a program of bench/guests, a guest statically; returns its path."""
+    """Compile a program of GUESTS, statically unless it is the host's; returns its path."""
     program = folder / f"{name}-{compiler.split('-', maxsplit=1)[0]}"
     if not program.exists():
-        source = GUESTS / f"{name}.c"
+        source = next(path for at in GUESTS if (path := at / f"{name}.c").exists())
         static = [] if compiler == "gcc" else ["-static"]
         subprocess.run([compiler, *static, "-O2", "-o", program, source], check=True)
     return program
@@ -98,8 +99,22 @@ def temporary() -> Iterator[Path]:
         yield Path(name)
 
 
-def end_event(folder: Path) -> dict[str, object]:
-    """Return the daemon's END, once it has stopped."""
+def totals(folder: Path) -> dict[str, dict[str, int]]:
+    """Return by event what a daemon that has stopped says became of it."""
     last = (folder / "log/events.jsonl").read_bytes().splitlines()[-1]
-    event: dict[str, object] = json.loads(last)
-    return event
+    found: dict[str, dict[str, int]] = json.loads(last)["totals"]
+    return found
+
+
+def cpu(pid: int) -> float:
+    """Return the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def settle(pid: int) -> None:
+    """Wait until a watcher has caught up: for half a second it does nothing."""
+    before = -1.0
+    while (now := cpu(pid)) != before:
+        before = now
+        time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What watching costs a guest and the host: `python bench/storm.py`.
+"""What watching costs guests, the host and everybody else: `make bench`.
 
 qmond, the peer and `strace -f` watch the same guests in turns, in one run, several times. Prints
 tables in Markdown; times are medians, losses and memory the worst.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import statistics
@@ -20,11 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import build, end_event, peer, qmond, temporary
+from bystander import print_bystander
+from common import build, cpu, peer, qmond, settle, temporary, totals
+from growth import print_growth
+from plot import bars
 
 from qmond.client import Client
 
-TICK = os.sysconf("SC_CLK_TCK")
 STRACED = 20_000
 """Writes of the storm under strace, which takes a hundred times as long."""
 
@@ -48,24 +49,10 @@ def run(command: list[str], folder: Path) -> float:
     return time.monotonic() - began
 
 
-def cpu(pid: int) -> float:
-    """Return the seconds of CPU that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
 def resident(pid: int) -> int:
     """Return the most memory that a process has had, in kB."""
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) if found else 0
-
-
-def settle(pid: int) -> None:
-    """Wait until a watcher has caught up: for half a second it does nothing."""
-    before = -1.0
-    while (now := cpu(pid)) != before:
-        before = now
-        time.sleep(0.5)
 
 
 def watched(watcher: str, command: list[str], result: Result) -> None:
@@ -88,7 +75,7 @@ def watched(watcher: str, command: list[str], result: Result) -> None:
         result.memory.append(resident(process.pid))
         stack.close()
         if watcher == "qmond":
-            rows = json.loads(json.dumps(end_event(folder)["totals"])).values()
+            rows = totals(folder).values()
             result.delivered.append(sum(row["written"] for row in rows))
             result.lost.append(sum(row["lost"] for row in rows))
         else:
@@ -99,23 +86,25 @@ def watched(watcher: str, command: list[str], result: Result) -> None:
             result.lost.append(lost)
 
 
-def compare(title: str, command: list[str], rounds: int, straced: list[str] | None = None) -> None:
-    """Print the table of one guest."""
+def compare(title: str, command: list[str], rounds: int, straced: list[str]) -> dict[str, float]:
+    """Print the table of one guest; returns by watcher how many times as long it takes.
+
+    `straced` is what strace watches, where it is too slow for the same.
+    """
     results = {name: Result() for name in ("nobody", "qmond", "peer", "strace")}
     for _ in range(rounds):
         for watcher, result in results.items():
-            if watcher == "strace" and straced is None:
-                continue
-            watched(watcher, straced or command if watcher == "strace" else command, result)
+            watched(watcher, straced if watcher == "strace" else command, result)
     bare = statistics.median(results["nobody"].times)
     print(f"\n## {title}\n")
     print("| watched by | time | times as long | delivered | lost | CPU an event | memory |")
     print("|---|---|---|---|---|---|---|")
+    ratios = {}
     for watcher, result in results.items():
-        if not result.times:
-            continue
         took = statistics.median(result.times)
-        scale = int(command[-1]) / int(straced[-1]) if watcher == "strace" and straced else 1
+        less = watcher == "strace" and straced != command
+        scale = int(command[-1]) / int(straced[-1]) if less else 1
+        ratios[watcher] = took * scale / bare
         cells = [f"{took * scale:.2f} s", f"{took * scale / bare:.1f}"]
         if result.delivered:
             each = [spent / (n or 1) for spent, n in zip(result.cpu, result.delivered, strict=True)]
@@ -123,8 +112,27 @@ def compare(title: str, command: list[str], rounds: int, straced: list[str] | No
             cells += [f"{statistics.median(each) * 1e6:.2f} µs", f"{max(result.memory) // 1024} MB"]
         else:
             cells += ["", "", "", ""]
-        note = f" (from {straced[-1]} writes)" if scale != 1 and straced else ""
+        note = f" (from {straced[-1]} writes)" if less else ""
         print(f"| {watcher}{note} | {' | '.join(cells)} |", flush=True)
+    del ratios["nobody"]
+    return ratios
+
+
+def large(storm: list[str]) -> None:
+    """Print what becomes of a storm that is ten times as long."""
+    with temporary() as folder:
+        with qmond(folder) as process:
+            settle(process.pid)
+            before = resident(process.pid)
+            took = run([*storm, "10000000"], folder)
+            settle(process.pid)
+            grown = resident(process.pid) - before
+        row = totals(folder)["WRITE"]
+    print("\n## 10,000,000 writes as fast as it can\n")
+    print(
+        f"{took:.1f} s; seen {row['seen']}, written {row['written']}, lost {row['lost']};", end=" "
+    )
+    print(f"the daemon's memory grew by {grown} kB.", flush=True)
 
 
 # ---- latency, and idleness ---------------------------------------------------------------------
@@ -181,31 +189,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each has its turn")
     parser.add_argument("--writes", type=int, default=1_000_000, help="of the storm")
+    parser.add_argument("--plot", type=Path, help="where to draw the times")
     options = parser.parse_args()
-    kernel, cpus = os.uname().release, os.cpu_count()
-    print(f"# Measurements\n\nKernel {kernel}, {cpus} CPUs, Python {sys.version.split()[0]};")
-    print(f"{options.rounds} rounds, in turns. Made by `make bench`.")
+    print("# Measurements\n\nMade by `make bench`, in one run:", end=" ")
+    print(
+        f"{model()}, {os.cpu_count()} CPUs, kernel {os.uname().release}; {options.rounds} rounds."
+    )
+    ratios = {}
     with temporary() as folder:
         compiler = "aarch64-linux-gnu-gcc"
         guests = {name: build(name, compiler, folder) for name in ("storm", "mixed", "paced")}
         start = ["qemu-aarch64-static"]
         storm = [*start, str(guests["storm"])]
-        compare(
-            f"A guest that writes {options.writes:,} times as fast as it can",
-            [*storm, str(options.writes)],
-            options.rounds,
-            [*storm, str(STRACED)],
-        )
+        title = f"A guest that writes {options.writes:,} times as fast as it can"
+        command = [*storm, str(options.writes)]
+        ratios[title] = compare(title, command, options.rounds, [*storm, str(STRACED)])
         mixed = [*start, str(guests["mixed"]), "300"]
-        compare("A guest that opens, reads, writes and forks", mixed, options.rounds, mixed)
+        title = "A guest that opens, reads, writes and forks"
+        ratios[title] = compare(title, mixed, options.rounds, mixed)
         busybox = Path(sys.executable).parent.parent / "guests/busybox-arm64"
         source = folder / "source"
         source.write_bytes(os.urandom(1 << 20) * 4)
         script = f"{busybox} gzip -c {source} | {busybox} md5sum"
         real = [*start, str(busybox), "sh", "-c", script]
-        compare("Debian's busybox for arm64 compresses 4 MB", real, options.rounds, real)
+        title = "Debian's busybox for arm64 compresses 4 MB"
+        ratios[title] = compare(title, real, options.rounds, real)
+        large(storm)
+        print_growth(guests["storm"], options.writes)
         latency(guests["paced"], 10)
     idle(20)
+    print_bystander(options.rounds)
+    if options.plot:
+        options.plot.write_text(bars(ratios))
+
+
+def model() -> str:
+    """Return what CPU this is."""
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else os.uname().machine
 
 
 if __name__ == "__main__":
