@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 _REST: Final = 0.005
 """Seconds between two drains, so that batches grow under load."""
+_BUSY: Final = 1 << 18
+"""Bytes in the ring that do not wait for that."""
 _SETTLE: Final = 0.02
 """Seconds until programs of the kernel side that run at this moment are surely done."""
 _DRIFT_NS: Final = 1_000_000
@@ -134,7 +136,7 @@ class Daemon:
                 loop.remove_reader(fd)
             ready.clear()
             while self.drain():
-                await asyncio.sleep(0 if self.probes.ring.used else _REST)
+                await asyncio.sleep(0 if self.probes.ring.used > _BUSY else _REST)
 
     def tell(self, name: str, values: dict[str, Any]) -> None:
         """Send an event that the daemon itself makes, where it is wanted."""

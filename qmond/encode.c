@@ -17,6 +17,7 @@
 #define RING_HEADER 8
 #define RING_BUSY 0x80000000u
 #define RING_DISCARD 0x40000000u
+#define SLACK 32 /* bytes of room behind the texts and the buffer, for copies of a fixed size */
 
 struct qmond_op {
 	uint8_t kind;
@@ -105,12 +106,17 @@ enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_NO_MEMORY };
 
 static char *put_unsigned(char *to, uint64_t value)
 {
+	static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940"
+				    "4142434445464748495051525354555657585960616263646566676869707172737475767778798081"
+				    "828384858687888990919293949596979899";
 	char digits[20];
 	int at = sizeof(digits);
-	do {
-		digits[--at] = '0' + value % 10;
-		value /= 10;
-	} while (value);
+	for (; value >= 100; value /= 100)
+		memcpy(digits + (at -= 2), pairs + value % 100 * 2, 2);
+	if (value >= 10)
+		memcpy(digits + (at -= 2), pairs + value * 2, 2);
+	else
+		digits[--at] = '0' + value;
 	memcpy(to, digits + at, sizeof(digits) - at);
 	return to + sizeof(digits) - at;
 }
@@ -134,6 +140,24 @@ static char *put(char *to, const char *text, size_t length)
 {
 	memcpy(to, text, length);
 	return to + length;
+}
+
+/* The same for one of our own texts, mostly a short one: there is SLACK behind it, and behind `to`. */
+static char *put_own(char *to, const char *text, size_t length)
+{
+	memcpy(to, text, SLACK);
+	if (length > SLACK)
+		memcpy(to + SLACK, text + SLACK, length - SLACK);
+	return to + length;
+}
+
+/* Whether each of eight characters stands in JSON as it is: 0x20 to 0x7F without `"` and `\`. */
+static bool plain(uint64_t eight)
+{
+	const uint64_t ones = ~0ull / 255, highs = ones << 7;
+	uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\';
+	/* a byte's high bit is set where the byte was less than what was taken away */
+	return !((eight | (eight - ones * ' ') | (quote - ones) | (slash - ones)) & highs);
 }
 
 /* How many bytes the character is that begins here: 0 where it is none, -1 where it is cut off. */
@@ -172,6 +196,15 @@ static char *put_text(char *to, const unsigned char *text, size_t length, bool t
 	*exact = true;
 	*to++ = '"';
 	for (size_t at = 0; at < length;) {
+		uint64_t eight;
+		if (length - at >= sizeof(eight)) {
+			memcpy(&eight, text + at, sizeof(eight));
+			if (plain(eight)) {
+				to = put(to, (const char *)&eight, sizeof(eight));
+				at += sizeof(eight);
+				continue;
+			}
+		}
 		unsigned char c = text[at];
 		if (c >= 0x20 && c < 0x80) {
 			if (c == '"' || c == '\\')
@@ -290,7 +323,7 @@ bool qmond_enter(struct qmond_encoder *encoder, uint32_t pid, const char *bin, u
 {
 	if (encoder->process_count * 2 >= encoder->process_room && !grow(encoder))
 		return false;
-	char *text = malloc((size_t)bin_length + suffix_length + 1);
+	char *text = malloc((size_t)bin_length + suffix_length + SLACK);
 	if (!text)
 		return false;
 	struct process *slot = slot_of(encoder, pid);
@@ -372,7 +405,7 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 		const struct qmond_op *op = &encoder->ops[event->first_op + at];
 		switch (op->kind) {
 		case OP_LITERAL:
-			to = put(to, encoder->texts + op->text, op->length);
+			to = put_own(to, encoder->texts + op->text, op->length);
 			break;
 		case OP_MOMENT: {
 			uint64_t since = us > encoder->epoch_us ? us - encoder->epoch_us : 0;
@@ -414,12 +447,12 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 			const struct qmond_name *rows = encoder->names + op->text;
 			const struct qmond_name *name =
 				name_of(rows, op->length, signed_at(record, op->at, op->size));
-			to = put(to, encoder->texts + name->text, name->length);
+			to = put_own(to, encoder->texts + name->text, name->length);
 			break;
 		}
 		case OP_FLAG:
 			if (record->flags >> op->bit & 1)
-				to = put(to, encoder->texts + op->text, op->length);
+				to = put_own(to, encoder->texts + op->text, op->length);
 			break;
 		case OP_TEXT: {
 			bool any;
@@ -431,17 +464,17 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 			break;
 		case OP_EXACT:
 			if (!exact) {
-				to = put(to, encoder->texts + op->text, op->length);
+				to = put_own(to, encoder->texts + op->text, op->length);
 				*to++ = '"';
 				to = put_base64(to, data, size);
 				*to++ = '"';
 			}
 			break;
 		case OP_BIN:
-			to = put(to, process->text, process->bin);
+			to = put_own(to, process->text, process->bin);
 			break;
 		case OP_SUFFIX:
-			to = put(to, process->text + process->bin, process->suffix);
+			to = put_own(to, process->text + process->bin, process->suffix);
 			break;
 		}
 	}
@@ -634,7 +667,7 @@ void qmond_free(struct qmond_encoder *encoder)
 
 static void *copy(const void *from, size_t size)
 {
-	void *to = malloc(size + 1);
+	void *to = calloc(1, size + SLACK);
 	return to ? memcpy(to, from, size) : NULL;
 }
 
@@ -687,7 +720,7 @@ struct qmond_encoder *qmond_new(const struct qmond_event *events, uint32_t event
 	encoder->names = copy(names, name_count * sizeof(*names));
 	encoder->texts = copy(texts, text_size);
 	encoder->processes = calloc(encoder->process_room, sizeof(*encoder->processes));
-	encoder->out = malloc(room);
+	encoder->out = malloc(room + SLACK);
 	encoder->lines = malloc(encoder->line_room * sizeof(*encoder->lines));
 	if (!encoder->ops || !encoder->names || !encoder->texts || !encoder->processes || !encoder->out ||
 	    !encoder->lines)

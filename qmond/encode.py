@@ -344,7 +344,7 @@ class Encoder:
         ts, pid, tid, number, _, flags, a, b = RECORD_FORMAT.unpack_from(data)
         counted = flags & Flag.COUNTED
         if number == _FORK:
-            processes.fork(pid, a, b)
+            processes.fork(pid, a & 0xFFFFFFFF, b)
         elif number in (_ADOPT, _IMAGE):
             process = processes.image(data)
             if counted:

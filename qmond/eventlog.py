@@ -2,13 +2,19 @@
 
 A file that is full is renamed to `events-20261123T083452.123456Z.jsonl`, the moment of its
 rotation, and a new `events.jsonl` is begun: whoever follows by name or by inode misses nothing.
+
+What is written goes to the disk soon, and then leaves the page cache: a busy log would otherwise
+push out the files that the host's own work needs, and the pages that the log must have anew are
+slower to write to than those that it just gave back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,10 +25,14 @@ from qmond.errors import InUseError, LogError
 
 __all__ = ["LIVE", "EventLog"]
 
+_log = logging.getLogger(__name__)
+
 LIVE: Final = "events.jsonl"
 _ROTATED: Final = "events-*.jsonl"
 _TAIL: Final = 1 << 20
 """Bytes; no line is as long."""
+_RELEASE: Final = 8 << 20
+"""Bytes written until the page cache is relieved of them once more."""
 
 
 class EventLog:
@@ -33,6 +43,9 @@ class EventLog:
         self._path = directory / LIVE
         self._rotate_size = rotate_size
         self._keep_files = keep_files
+        self._aside = ThreadPoolExecutor(1, "qmond-log")  # what may wait for the disk
+        self._releasing: Future[None] | None = None
+        self._released = 0
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._fd = _open(self._path)
@@ -97,10 +110,21 @@ class EventLog:
             os.ftruncate(self._fd, self.bytes)
             raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
         self.bytes += len(lines)
+        if self.bytes - self._released > _RELEASE:
+            self._release()
 
     def close(self) -> None:
         """Close the live file."""
+        self._aside.shutdown()
         os.close(self._fd)
+
+    def _release(self) -> None:
+        """Have what is written go to the disk, and leave the page cache once it is there."""
+        if self._releasing and not self._releasing.done():
+            return  # the disk is slower than the guests: the cache is there for that
+        self._released = self.bytes
+        advice = os.POSIX_FADV_DONTNEED  # begins to write what is dirty, drops what is not
+        self._releasing = self._aside.submit(os.posix_fadvise, self._fd, 0, self.bytes, advice)
 
     def _old(self) -> list[Path]:
         return sorted(self._path.parent.glob(_ROTATED))  # the names sort by time
@@ -110,8 +134,8 @@ class EventLog:
         with contextlib.suppress(FileNotFoundError):  # renamed, and then no new one could be had
             self._path.rename(self._path.with_name(f"events-{moment}.jsonl"))
         fresh = _open(self._path)
-        os.close(self._fd)
-        self._fd, self.bytes = fresh, 0
+        self._aside.submit(_finish, self._fd)
+        self._fd, self.bytes, self._released = fresh, 0, 0
         old = self._old()
         for path in old[: -self._keep_files]:
             path.unlink()
@@ -138,6 +162,17 @@ def _open(path: Path) -> int:
             f"{path}: another qmond writes this log", hint="give this one another log.dir"
         ) from error
     return fd
+
+
+def _finish(fd: int) -> None:
+    """Close a file that is complete, once it is on the disk and out of the page cache."""
+    try:
+        os.fdatasync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        _log.warning("a rotated file of the log may not be on the disk: %s", error.strerror)
+    finally:
+        os.close(fd)
 
 
 def _end_torn_line(fd: int) -> int:

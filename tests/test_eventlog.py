@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,18 @@ def test_rotates_between_lines_and_loses_none(tmp_path: Path) -> None:
     files = sorted(tmp_path.glob("events-*.jsonl"))
     assert len(files) == log.rotated > 5
     assert all(file.stat().st_size <= 100 and file.read_bytes().endswith(b"\n") for file in files)
+
+
+def test_leaves_the_page_cache_to_others() -> None:
+    size = 64 << 20
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:  # a disk, not memory
+        log = open_log(Path(name), size=size // 2)
+        for _ in range(size >> 16):
+            log.write(b"x" * 65535 + b"\n")
+        log.close()
+        fincore = ["fincore", "--bytes", "--noheadings", "--output", "RES", *Path(name).iterdir()]
+        resident = subprocess.run(fincore, check=True, capture_output=True).stdout.split()
+    assert sum(map(int, resident)) < size // 2
 
 
 def test_keeps_the_newest_files(tmp_path: Path) -> None:
