@@ -9,6 +9,7 @@ It needs nothing of the daemon but its socket, and only the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -55,7 +56,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; a thread that waits for a line of this client has come to the end then."""
+        with contextlib.suppress(OSError):  # the daemon was first
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._stream.close()
         self._socket.close()
 

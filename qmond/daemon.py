@@ -10,7 +10,6 @@ import platform
 import signal
 import socket
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import sdnotify
@@ -32,7 +31,7 @@ from qmond.events import NUMBER, SCHEMA_VERSION
 from qmond.journal import BOOKS, State
 from qmond.processes import Process, ProcessTable
 from qmond.server import Hub, Lock
-from qmond.startup import Kernel, limits, next_seq, obtain
+from qmond.startup import Kernel, boot_id, have_precedence, limits, next_seq, obtain
 from qmond.statistics import sums
 
 __all__ = ["Daemon", "run"]
@@ -57,7 +56,7 @@ class Daemon:
         self.kernel = kernel
         self.probes = probes = kernel.probes
         self.log = log
-        self.boot_id = _boot_id()
+        self.boot_id = boot_id()
         self.started = time.monotonic()
         self.accounts = Accounts()
         epoch = time.monotonic_ns() if config.timestamps == "relative" else 0
@@ -88,6 +87,8 @@ class Daemon:
         self.encoder.follow(self._anchor)
         self._log_failed = False
         self._lost_since = 0
+        self._moved = 0.0
+        """When there was a record last, on the monotonic clock."""
         if kernel.state is not None:
             self._resume(kernel.state)
         self._commit()
@@ -119,6 +120,7 @@ class Daemon:
         self.follow_clock()
         self.encoder.begin()
         moved = self.encoder.drain(ring, self.processes)
+        self._moved = time.monotonic()
         self._deliver()
         self._spread_news()
         return moved
@@ -190,6 +192,8 @@ class Daemon:
         """Tell the statistics at each interval's end, until cancelled."""
         while True:
             await asyncio.sleep(self.config.stats.interval)
+            if self._is_idle(2 * self.config.stats.interval):
+                continue
             ended = self.probes.next_interval()
             await asyncio.sleep(_SETTLE)
             self.tell_statistics(ended)
@@ -204,9 +208,15 @@ class Daemon:
         """Tell what was lost or held back, at most once a second, until cancelled."""
         while True:
             await asyncio.sleep(1)
+            if self._is_idle(2):
+                continue
             self.tell_losses()
             self.tell_suppressed()
             self.rates.tick()
+
+    def _is_idle(self, seconds: float) -> bool:
+        """Whether nobody is under watch, and nothing has come for so long that all is told."""
+        return not self.processes and time.monotonic() - self._moved > seconds
 
     def tell_losses(self) -> None:
         """Tell what was lost since the last time."""
@@ -368,6 +378,7 @@ async def run(config: Config) -> None:
         stack.push_async_callback(daemon.hub.close)
         daemon.begin()
         stack.callback(daemon.end)
+        have_precedence()
         loop.add_reader(daemon.steps.fd, daemon.follow_clock)
         stack.callback(loop.remove_reader, daemon.steps.fd)
         async with asyncio.TaskGroup() as tasks:
@@ -383,7 +394,3 @@ async def run(config: Config) -> None:
             for task in work:
                 task.cancel()
     _log.info("stopped")
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

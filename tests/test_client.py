@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_asks_and_tails(tmp_path: Path) -> None:
         assert client.about["version"] == "9"
         assert client.status() == {"up": 1}
         assert list(client.tail(events=["END"])) == [b'{"event":"END"}']
+
+
+def test_hanging_up_ends_a_thread_that_waits(tmp_path: Path) -> None:
+    with peer(tmp_path / "s", HELLO, b'{"id":1,"ok":{}}\n', b""):
+        client = Client(tmp_path / "s")
+        lines = client.tail()
+        waiting = threading.Thread(target=list, args=(lines,))
+        waiting.start()
+        time.sleep(0.1)
+        client.close()
+        waiting.join(10)
+        assert not waiting.is_alive()
 
 
 def test_a_refusal_is_told_at_once(tmp_path: Path) -> None:

@@ -41,7 +41,14 @@ def test_leaves_the_page_cache_to_others() -> None:
         for _ in range(size >> 16):
             log.write(b"x" * 65535 + b"\n")
         log.close()
-        fincore = ["fincore", "--bytes", "--noheadings", "--output", "RES", *Path(name).iterdir()]
+        fincore: list[str | Path] = [
+            "fincore",
+            "--bytes",
+            "--noheadings",
+            "--output",
+            "RES",
+            *Path(name).iterdir(),
+        ]
         resident = subprocess.run(fincore, check=True, capture_output=True).stdout.split()
     assert sum(map(int, resident)) < size // 2
 
