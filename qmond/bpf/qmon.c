@@ -17,6 +17,7 @@
 #define SECOND 1000000000ULL
 #define PARTS_AT_ONCE 128 /* of a vector, before the program calls itself for the rest */
 #define STEPS_AT_ONCE 512 /* messages and parts of messages likewise */
+#define LATE_SLOTS 4096
 #define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
 
 struct task_struct;
@@ -41,6 +42,8 @@ struct entry {
 	u32 call;
 };
 BPF_HASH(late, u32, struct entry, 1024);
+/* how many of them there are by the tid's last bits: mostly none, and nobody need look */
+BPF_ARRAY(late_counts, u32, LATE_SLOTS);
 /* tid → the call that is about to make a process; what stays behind has failed */
 BPF_TABLE("lru_hash", u32, u32, forking, 1024);
 /* processes whose EXIT was sent: the last two threads can end at the same moment */
@@ -136,6 +139,25 @@ static always void track(u32 pid, u8 origin)
 		bytes[pid % 8] = origin;
 }
 
+static always u32 *late_count(u32 tid)
+{
+	u32 slot = tid % LATE_SLOTS;
+	return late_counts.lookup(&slot);
+}
+
+static always struct entry *late_entry(u32 tid)
+{
+	u32 *count = late_count(tid);
+	return count && *count ? late.lookup(&tid) : NULL;
+}
+
+static always void end_late(u32 tid)
+{
+	u32 *count = late_count(tid);
+	if (late.delete(&tid) == 0 && count)
+		__sync_fetch_and_add(count, -1);
+}
+
 static always void count_seen(u32 event)
 {
 	int key = event;
@@ -167,9 +189,10 @@ static always bool within_limit(u32 pid, u32 event)
 	struct qmon_bucket_key key = {.pid = pid, .event = event};
 	if (!s || event >= EVENT_COUNT)
 		return false;
-	u64 limit = s->limit[event], now = bpf_ktime_get_ns();
+	u64 limit = s->limit[event];
 	if (!limit)
 		return true;
+	u64 now = bpf_ktime_get_ns();
 	struct qmon_bucket *bucket = buckets.lookup(&key), full = {.filled = now, .tokens = limit};
 	if (!bucket) {
 		buckets.insert(&key, &full);
@@ -422,25 +445,28 @@ static always u64 argument(const struct pt_regs *regs, u32 position)
 	return 0;
 }
 
-static always u64 call_number(const void *regs)
-{
 #if defined(__x86_64__)
-	return u64_at(regs, __builtin_offsetof(struct pt_regs, orig_ax));
+#define CALL_NUMBER orig_ax
 #else
-	return u32_at(regs, __builtin_offsetof(struct pt_regs, syscallno));
+#define CALL_NUMBER syscallno
 #endif
+
+static always int call_number(const void *regs)
+{
+	return u32_at(regs, __builtin_offsetof(struct pt_regs, CALL_NUMBER));
 }
 
 /* Whether the call's row of the table and its registers can be had, and its event is wanted. */
 static always bool understand(struct entered *entered, const void *regs)
 {
-	int key = call_number(regs);
+	if (bpf_probe_read_kernel(&entered->regs, sizeof(entered->regs), regs) != 0 || is_compat(&entered->regs))
+		return false;
+	int key = entered->regs.CALL_NUMBER;
 	struct qmon_call *call = calls.lookup(&key);
 	if (!call || !wanted(call->event))
 		return false;
 	entered->call = *call;
-	return bpf_probe_read_kernel(&entered->regs, sizeof(entered->regs), regs) == 0 &&
-	       !is_compat(&entered->regs);
+	return true;
 }
 
 static always struct room *take_room(void)
@@ -476,7 +502,11 @@ static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 		.event = entered->call.event,
 		.call = entered->call.call,
 	};
-	return late.update(&tid, &entry) == 0;
+	u32 *count = late_count(tid);
+	if (!count || late.update(&tid, &entry) != 0)
+		return false;
+	__sync_fetch_and_add(count, 1);
+	return true;
 }
 
 /* Ends a record that lies in the room with n bytes of data, or leaves it for the call's exit. */
@@ -716,13 +746,13 @@ int on_late(struct bpf_raw_tracepoint_args *ctx)
 {
 	int cpu = bpf_get_smp_processor_id(), key = call_number((void *)ctx->args[0]);
 	u32 tid = bpf_get_current_pid_tgid();
-	struct entry *entry = late.lookup(&tid);
+	struct entry *entry = late_entry(tid);
 	struct qmon_call *call = calls.lookup(&key);
 	struct room *room = rooms.lookup(&cpu);
 	if (!entry || !call || !room || room->taken)
 		return 0;
 	room->since = entry->since;
-	late.delete(&tid);
+	end_late(tid);
 	handlers.call(ctx, call->enter);
 	return 0;
 }
@@ -790,12 +820,14 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 /* TP_PROTO(struct pt_regs *regs, long ret) */
 RAW_TRACEPOINT_PROBE(sys_exit)
 {
-	if (!is_tracked(bpf_get_current_pid_tgid() >> 32))
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	if (!is_tracked(pid_tgid >> 32))
 		return 0;
 	int key = call_number((void *)ctx->args[0]);
 	struct qmon_call *call = calls.lookup(&key);
-	if (call && call->exit)
-		handlers.call(ctx, call->exit);
+	if (!call || !call->exit || (call->exit == HANDLER_LATE && !late_entry(pid_tgid)))
+		return 0;
+	handlers.call(ctx, call->exit);
 	return 0;
 }
 
@@ -840,7 +872,7 @@ static always void fill_parents(struct qmon_image *image, void *task)
 static always void send_late_exec(void *bprm)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	struct entry *entry = late.lookup(&tid);
+	struct entry *entry = late_entry(tid);
 	struct room *room = entry ? take_room() : NULL;
 	if (!entry)
 		return;
@@ -854,7 +886,7 @@ static always void send_late_exec(void *bprm)
 	} else {
 		count_lost(entry->event);
 	}
-	late.delete(&tid);
+	end_late(tid);
 }
 
 /* What the process executes now: its file's name, the path that was asked for, its arguments. */
@@ -957,10 +989,10 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	u32 tid = pid_tgid, pid = pid_tgid >> 32, one = 1;
 	if (!is_tracked(pid))
 		return 0;
-	struct entry *entry = late.lookup(&tid);
+	struct entry *entry = late_entry(tid);
 	if (entry) { /* killed within the call: its memory will never be read */
 		lose(entry->event);
-		late.delete(&tid);
+		end_late(tid);
 	}
 	void *task = (void *)bpf_get_current_task();
 	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL), *leader = pointer_at(task, OFFSET_TASK_GROUP_LEADER);
