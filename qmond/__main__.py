@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import logging
-import os
 import sys
-from pathlib import Path
-from typing import Final
 
-from qmond import __version__
-from qmond.config import DEFAULT_PATH, load_config
-from qmond.daemon import run
-from qmond.errors import ConfigError, QmondError
+# asyncio would bring TLS with it, and hashlib OpenSSL: 5 MB of memory that nothing here uses
+sys.modules.update({"ssl": None, "_hashlib": None})  # type: ignore[dict-item]
+
+import argparse  # noqa: E402
+import asyncio  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Final  # noqa: E402
+
+from qmond import __version__  # noqa: E402
+from qmond.config import DEFAULT_PATH, load_config  # noqa: E402
+from qmond.daemon import run  # noqa: E402
+from qmond.errors import ConfigError, QmondError  # noqa: E402
 
 __all__ = ["main"]
 

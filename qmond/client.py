@@ -1,32 +1,64 @@
-"""A client of the daemon's socket.
+"""A client of the daemon's socket, for programs: `Client`, and `AsyncClient` for asyncio.
 
     with Client() as qmond:
-        for line in qmond.tail(events=["READ"]):
-            print(line)
+        for line in qmond.tail(events=["READ"], guest="*/sh", last=100):
+            print(json.loads(line)["buf"])
 
-It needs nothing of the daemon but its socket, and only the standard library.
+It needs nothing of the daemon but its socket, and only the standard library. What can be asked is
+in docs/protocol.md; arguments that are None are left out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict, Unpack
 
 from qmond.errors import ProtocolError, QmondError, RequestError
 
-__all__ = ["DEFAULT_SOCKET", "Client"]
+__all__ = ["DEFAULT_SOCKET", "AsyncClient", "Choice", "Client"]
 
 DEFAULT_SOCKET: Final = Path("/run/qmond/qmond.sock")
 _PROTOCOL: Final = 1
+_LINE_MAX: Final = 1 << 20
+"""Bytes; no line of the daemon's is as long."""
+_MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
+"""How what is no event begins; no event has such a key."""
+
+
+class Choice(TypedDict, total=False):
+    """Which lines `tail` gives, and from when on; at most one of the last three before `follow`."""
+
+    events: Iterable[str] | None
+    """Names of events."""
+    pids: Iterable[int] | None
+    tree: int | None
+    """A process, and all its descendants."""
+    arch: Iterable[str] | None
+    """Guest architectures, such as aarch64."""
+    guest: str | None
+    """A glob for the guest program's path."""
+    where: str | None
+    """An expression in CEL over the line's keys."""
+    fields: Iterable[str] | None
+    """The keys that a line keeps."""
+    from_seq: int | None
+    """The number of the first line."""
+    since: str | None
+    """A moment (RFC 3339), or an age such as 5m."""
+    last: int | None
+    """How many lines of the past."""
+    follow: bool
+    """Whether to go on with what comes, which is so where nothing is said."""
 
 
 class Client:
-    """One connection to the daemon; a connection that tails can ask for nothing else."""
+    """One connection to the daemon; until a tail has ended, it can be asked nothing else."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Connect to `path`, to $QMOND_SOCKET, or to where the daemon is by default.
@@ -34,17 +66,19 @@ class Client:
         Raises QmondError where there is no daemon or it may not be asked, ProtocolError where it
         does not speak this protocol.
         """
-        self._path = path or Path(os.environ.get("QMOND_SOCKET", DEFAULT_SOCKET))
+        self._path = _where(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(str(self._path))
         except OSError as error:
             self._socket.close()
-            raise QmondError(f"{self._path}: {error.strerror}", hint=_hint(error)) from error
+            raise _unreachable(self._path, error) from error
         self._stream = self._socket.makefile("rb")
         self._requests = 0
+        self.about: dict[str, Any]
+        """Who the daemon is: version, boot_id, capabilities, oldest and newest line."""
         try:
-            self.about = self._greeting()
+            self.about = _greeted(self._path, self._stream.readline(_LINE_MAX))
         except QmondError:
             self.close()
             raise
@@ -63,63 +97,181 @@ class Client:
         self._socket.close()
 
     def status(self) -> dict[str, Any]:
-        """Return what the daemon says of itself. Raises RequestError."""
-        status: dict[str, Any] = self._request("status", {})
+        """Return what the daemon says of itself and of its books. Raises RequestError."""
+        status: dict[str, Any] = self.request("status")
         return status
 
     def ps(self) -> list[dict[str, Any]]:
         """Return the processes under watch. Raises RequestError."""
-        processes: list[dict[str, Any]] = self._request("ps", {})
+        processes: list[dict[str, Any]] = self.request("ps")
         return processes
 
-    def tail(
-        self, *, events: Iterable[str] | None = None, pids: Iterable[int] | None = None
-    ) -> Iterator[bytes]:
-        """Yield the lines of events from now on, without their newlines, as they come.
+    def events(self) -> list[dict[str, Any]]:
+        """Return the table of events, each with its keys. Raises RequestError."""
+        table: list[dict[str, Any]] = self.request("events")
+        return table
 
-        `events` and `pids` choose among them. It ends when the daemon does. Raises RequestError
-        at once where the daemon refuses.
+    def config(self) -> dict[str, Any]:
+        """Return the configuration in force. Raises RequestError."""
+        config: dict[str, Any] = self.request("config")
+        return config
+
+    def log_level(self, level: str | None = None) -> str:
+        """Return how much the daemon says of itself, after changing it to `level`; for root."""
+        found: str = self.request("log-level", level=level)
+        return found
+
+    def rotate(self) -> dict[str, Any]:
+        """Have the daemon begin a new log file, and return the old one's `path`; for root."""
+        found: dict[str, Any] = self.request("rotate")
+        return found
+
+    def tail(self, **choice: Unpack[Choice]) -> Iterator[bytes]:
+        """Yield the lines of events, without their newlines, as they come: a Choice of them.
+
+        It ends when the daemon does, or with `follow=False` at the present. Raises RequestError
+        at once where the daemon refuses; ProtocolError where it ends the tail for another reason.
         """
-        args = {"events": events, "pids": pids}
-        self._request(
-            "tail", {key: list(value) for key, value in args.items() if value is not None}
-        )
-        return (line.rstrip(b"\n") for line in self._stream)
+        self.request("tail", **choice)
+        return self._lines()
 
-    def _greeting(self) -> dict[str, Any]:
-        message = self._receive()
-        if "error" in message:
-            raise RequestError(message["error"]["class"], message["error"]["message"])
-        about: dict[str, Any] = message.get("qmond", {})
-        if about.get("protocol") != _PROTOCOL:
-            raise ProtocolError(f"{self._path}: this is no qmond of protocol {_PROTOCOL}")
-        return about
-
-    def _request(self, op: str, args: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
+        """Ask for anything, and return the answer. Raises RequestError, ProtocolError."""
         self._requests += 1
-        request = {"id": self._requests, "op": op, "args": args}
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-        message = self._receive()
-        if "error" in message:
-            raise RequestError(message["error"]["class"], message["error"]["message"])
-        return message["ok"]
-
-    def _receive(self) -> dict[str, Any]:
-        line = self._stream.readline()
-        if not line:
-            raise ProtocolError(f"{self._path}: the daemon hung up")
         try:
-            message = json.loads(line)
-        except ValueError as error:
-            raise ProtocolError(
-                f"{self._path}: the daemon sent what is not JSON: {error}"
-            ) from error
-        if not isinstance(message, dict):
-            raise ProtocolError(f"{self._path}: the daemon sent no object")
-        return message
+            self._socket.sendall(_request(self._requests, op, args))
+        except OSError as error:
+            raise ProtocolError(f"{self._path}: the daemon hung up") from error
+        return _answered(self._path, self._stream.readline(_LINE_MAX))
+
+    def _lines(self) -> Iterator[bytes]:
+        for line in self._stream:
+            if _is_end(self._path, line):
+                return
+            yield line.rstrip(b"\n")
+
+
+class AsyncClient:
+    """The same for asyncio: `async with AsyncClient() as qmond`, and what it gives is awaited."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = _where(path)
+        self._requests = 0
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self.about: dict[str, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises QmondError, ProtocolError."""
+        try:
+            self._reader, self._writer = await asyncio.open_unix_connection(
+                self._path, limit=_LINE_MAX
+            )
+        except OSError as error:
+            raise _unreachable(self._path, error) from error
+        try:
+            self.about = _greeted(self._path, await self._reader.readline())
+        except QmondError:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def status(self) -> dict[str, Any]:
+        """Return what the daemon says of itself. Raises RequestError."""
+        status: dict[str, Any] = await self.request("status")
+        return status
+
+    async def ps(self) -> list[dict[str, Any]]:
+        """Return the processes under watch. Raises RequestError."""
+        processes: list[dict[str, Any]] = await self.request("ps")
+        return processes
+
+    async def tail(self, **choice: Unpack[Choice]) -> AsyncIterator[bytes]:
+        """Yield the lines of events as `Client.tail` does: `async for line in qmond.tail()`."""
+        await self.request("tail", **choice)
+        async for line in self._reader:
+            if _is_end(self._path, line):
+                return
+            yield line.rstrip(b"\n")
+
+    async def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
+        """Ask for anything, and return the answer. Raises RequestError, ProtocolError."""
+        self._requests += 1
+        self._writer.write(_request(self._requests, op, args))
+        return _answered(self._path, await self._reader.readline())
+
+
+# ---- the protocol, for both ----------------------------------------------------------------------
+
+
+def _where(path: Path | None) -> Path:
+    return path or Path(os.environ.get("QMOND_SOCKET", DEFAULT_SOCKET))
+
+
+def _unreachable(path: Path, error: OSError) -> QmondError:
+    return QmondError(f"{path}: {error.strerror}", hint=_hint(error))
 
 
 def _hint(error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return "only root may ask the daemon"
+        return "only root and the members of the daemon's group may ask it: `id`, `qmonctl doctor`"
     return "is the daemon running? `systemctl status qmond`, or start `qmond` as root"
+
+
+def _request(number: int, op: str, args: dict[str, Any]) -> bytes:
+    given = {
+        key: value if isinstance(value, str | int | float) else list(value)
+        for key, value in args.items()
+        if value is not None
+    }
+    return json.dumps({"id": number, "op": op, "args": given}).encode() + b"\n"
+
+
+def _greeted(path: Path, line: bytes) -> dict[str, Any]:
+    about: dict[str, Any] = _message(path, line).get("qmond", {})
+    if about.get("protocol") != _PROTOCOL:
+        raise ProtocolError(f"{path}: this is no qmond of protocol {_PROTOCOL}")
+    return about
+
+
+def _answered(path: Path, line: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    message = _message(path, line)
+    if "ok" not in message:
+        raise ProtocolError(f"{path}: the daemon gave no answer: {line[:100]!r}")
+    return message["ok"]
+
+
+def _is_end(path: Path, line: bytes) -> bool:
+    """Say whether events end here. Raises RequestError, ProtocolError where that is no good end."""
+    if not line.endswith(b"\n"):
+        raise ProtocolError(f"{path}: the daemon hung up in the middle of a line")
+    if not line.startswith(_MESSAGES):
+        return False
+    message = _message(path, line)
+    reason = message.get("end", {}).get("reason")
+    if reason not in {None, "complete"}:
+        raise ProtocolError(f"{path}: {reason}")
+    return reason is not None
+
+
+def _message(path: Path, line: bytes) -> dict[str, Any]:
+    if not line:
+        raise ProtocolError(f"{path}: the daemon hung up")
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise ProtocolError(f"{path}: the daemon sent what is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise ProtocolError(f"{path}: the daemon sent no object")
+    if "error" in message:
+        raise RequestError(message["error"]["class"], message["error"]["message"])
+    return message

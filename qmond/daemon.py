@@ -22,6 +22,7 @@ from qmond.bpf.header import OTHERS
 from qmond.bpf.load import Options
 from qmond.bpf.probes import Settings
 from qmond.cgroups import CgroupPaths
+from qmond.clients import Source
 from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config
 from qmond.encode import Encoder, adoption
@@ -30,6 +31,8 @@ from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
 from qmond.journal import BOOKS, State
 from qmond.processes import Process, ProcessTable
+from qmond.redact import Redactor
+from qmond.reports import Reports
 from qmond.server import Hub, Lock
 from qmond.startup import Kernel, boot_id, have_precedence, limits, next_seq, obtain
 from qmond.statistics import sums
@@ -60,7 +63,10 @@ class Daemon:
         self.started = time.monotonic()
         self.accounts = Accounts()
         epoch = time.monotonic_ns() if config.timestamps == "relative" else 0
-        self.encoder = Encoder(fields=config.fields, epoch_ns=epoch, seq=next_seq(log))
+        self.redactor = Redactor(config.redact)
+        self.encoder = Encoder(
+            fields=config.fields, epoch_ns=epoch, seq=next_seq(log), redactor=self.redactor
+        )
         self.rates = Rates()
         self.limits = limits(config.procfs)
         counting = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
@@ -75,17 +81,24 @@ class Daemon:
             self.allocations.verdict,
             self.encoder.forget,
         )
+        self.reports = Reports(self)
         self.hub = Hub(
-            boot_id=self.boot_id,
-            configured=config.mask,
-            limits=config.socket,
-            verbs={"status": self.status, "ps": self.ps},
-            dropped=self._dropped,
+            config.socket,
+            Source(
+                configured=config.mask,
+                verbs=self.reports.verbs(),
+                about=self.reports.about,
+                dropped=self._dropped,
+                log=config.log.dir,
+                end=lambda: (log.inode, log.bytes),
+                numbered=config.fields == "full",
+                tree=self.processes.descendants,
+            ),
         )
         self.steps = StepWatch()
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
-        self._log_failed = False
+        self.log_failing = False
         self._lost_since = 0
         self._moved = 0.0
         """When there was a record last, on the monotonic clock."""
@@ -158,14 +171,14 @@ class Daemon:
         try:
             self.log.write(self.encoder.data)
         except LogError as error:
-            if not self._log_failed:
+            if not self.log_failing:
                 _log.error("the log cannot be written, events are lost: %s", error)
-            self._log_failed = True
+            self.log_failing = True
         else:
-            if self._log_failed:
+            if self.log_failing:
                 _log.warning("the log is written again: %s", self.log.path)
-            self._log_failed = False
-        self.accounts.count(self.encoder.by_event(), logged=not self._log_failed)
+            self.log_failing = False
+        self.accounts.count(self.encoder.by_event(), logged=not self.log_failing)
         self._commit()
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
@@ -208,6 +221,7 @@ class Daemon:
         """Tell what was lost or held back, at most once a second, until cancelled."""
         while True:
             await asyncio.sleep(1)
+            self.hub.check()
             if self._is_idle(2):
                 continue
             self.tell_losses()
@@ -288,7 +302,8 @@ class Daemon:
 
     def _adopt(self, process: Process) -> None:
         """Enter and tell a process that already runs, and what it has that cannot be seen."""
-        self.tell("TRACK_ADOPT", adoption(self.processes.adopt(process)))
+        adopted = self.processes.adopt(process)
+        self.tell("TRACK_ADOPT", adoption(adopted, self.redactor.hide))
         with contextlib.suppress(OSError):  # it has ended meanwhile
             for fd in procfs.read_io_urings(process.pid, self.config.procfs):
                 self.tell("IO_URING", {"pid": process.pid, "fd": fd})
@@ -301,49 +316,8 @@ class Daemon:
         self.tell_statistics(self.probes.next_interval())
         self.tell_losses()
         self.tell_suppressed()
-        totals = self.totals()
+        totals = self.reports.totals()
         self.tell("END", {"message": "Dynamic QEMU-user monitor stopped", "totals": totals})
-
-    def totals(self) -> dict[str, dict[str, int]]:
-        """Return by event what was seen, written, lost and suppressed."""
-        return self.accounts.totals(self.probes.counters())
-
-    def status(self) -> dict[str, Any]:
-        """Return the answer to `status`."""
-        return {
-            "version": __version__,
-            "uptime": round(time.monotonic() - self.started, 3),
-            "boot_id": self.boot_id,
-            "probes": self.probes.attached,
-            "ring": {"size": self.probes.ring.size, "used": self.probes.ring.used},
-            "limits": self.limits,
-            "advice": self.accounts.advice(self.probes.counters(), self.probes.ring.size),
-            "tracked": len(self.processes),
-            "allocations": self.allocations.states(),
-            "clients": [client.describe() for client in self.hub.clients],
-            "log": {
-                "path": str(self.log.path),
-                "bytes": self.log.bytes,
-                "rotated": self.log.rotated,
-                "failing": self._log_failed,
-            },
-            "counters": self.totals(),
-        }
-
-    def ps(self) -> list[dict[str, Any]]:
-        """Return the answer to `ps`: the processes under watch."""
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        return [
-            adoption(process)
-            | {
-                "age": round(now - process.start / 1e9, 2),
-                "comm": process.comm,
-                "allocations": self.allocations.state(process.pid),
-                "events": self.rates.total(process.pid),
-                "rate": self.rates.rate(process.pid),
-            }
-            for process in self.processes
-        ]
 
     def close(self) -> None:
         """Give back what is the daemon's own."""

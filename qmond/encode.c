@@ -53,6 +53,8 @@ struct qmond_line {
 	uint32_t event;
 	uint32_t pid;
 	uint32_t other;
+	uint32_t raw; /* where the text is that a guest chose, as it was, and its size */
+	uint32_t raw_size;
 };
 
 struct process {
@@ -79,6 +81,9 @@ struct qmond_encoder {
 	struct qmond_line *lines;
 	uint32_t line_room;
 	uint32_t line_count;
+	char *raw; /* the texts that guests chose, each with a newline behind it */
+	size_t raw_used;
+	bool keep_raw;
 
 	uint64_t seq; /* of the next line */
 	uint64_t epoch_us; /* what ts counts from */
@@ -484,8 +489,17 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 static void note_line(struct qmond_encoder *encoder, uint32_t event, uint32_t pid, uint32_t other)
 {
 	encoder->lines[encoder->line_count++] =
-		(struct qmond_line){ (uint32_t)encoder->used, event, pid, other };
+		(struct qmond_line){ (uint32_t)encoder->used, event, pid, other, (uint32_t)encoder->raw_used, 0 };
 	encoder->seq++;
+}
+
+/* Keeps what a guest chose, for who looks for secrets in it; a line is longer than that. */
+static void keep_raw(struct qmond_encoder *encoder, const char *data, size_t size)
+{
+	encoder->lines[encoder->line_count - 1].raw_size = size;
+	char *to = put(encoder->raw + encoder->raw_used, data, size);
+	*to++ = '\n';
+	encoder->raw_used = to - encoder->raw;
 }
 
 /* Adds a line that somebody else made; false where there is no room. */
@@ -569,6 +583,8 @@ int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 		char *stop = put_line(encoder, to, event, record, size, process);
 		note_line(encoder, record->event, record->pid, other);
 		encoder->used += stop - to;
+		if (encoder->keep_raw && event->texts && size)
+			keep_raw(encoder, (const char *)(record + 1), size);
 done:
 		encoder->shown = false;
 		at = next;
@@ -582,6 +598,28 @@ void qmond_clear(struct qmond_encoder *encoder)
 {
 	encoder->used = 0;
 	encoder->line_count = 0;
+	encoder->raw_used = 0;
+}
+
+/* Puts other lines in place of those of the batch, as many; false where there is no memory. */
+bool qmond_replace(struct qmond_encoder *encoder, const char *lines, size_t size)
+{
+	if (size > encoder->room) {
+		char *out = realloc(encoder->out, size + SLACK);
+		if (!out)
+			return false;
+		encoder->out = out;
+		encoder->room = size;
+	}
+	memcpy(encoder->out, lines, size);
+	encoder->used = size;
+	const char *line = encoder->out;
+	for (uint32_t at = 0; at < encoder->line_count; at++) {
+		encoder->lines[at].offset = line - encoder->out;
+		const char *end = memchr(line, '\n', encoder->out + size - line);
+		line = end ? end + 1 : encoder->out + size;
+	}
+	return true;
 }
 
 /* How many lines there are of each event; `counts` has EVENTS_MAX of them. */
@@ -661,6 +699,7 @@ void qmond_free(struct qmond_encoder *encoder)
 	free(encoder->texts);
 	free(encoder->out);
 	free(encoder->lines);
+	free(encoder->raw);
 	free(encoder->scratch);
 	free(encoder);
 }
@@ -722,8 +761,9 @@ struct qmond_encoder *qmond_new(const struct qmond_event *events, uint32_t event
 	encoder->processes = calloc(encoder->process_room, sizeof(*encoder->processes));
 	encoder->out = malloc(room + SLACK);
 	encoder->lines = malloc(encoder->line_room * sizeof(*encoder->lines));
+	encoder->raw = malloc(room);
 	if (!encoder->ops || !encoder->names || !encoder->texts || !encoder->processes || !encoder->out ||
-	    !encoder->lines)
+	    !encoder->lines || !encoder->raw)
 		goto fail;
 	for (uint32_t at = 0; at < event_count; at++)
 		if (!measure(encoder, &encoder->events[at]))

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from struct import calcsize, unpack_from
+from collections.abc import Callable
+from struct import unpack_from
 from typing import Any, Final
 
 import orjson
 
-from qmond import calls
 from qmond._encode import ffi, lib
 from qmond.bpf.ring import RingBuffer
 from qmond.clock import Anchor
+from qmond.compiler import Compiler
 from qmond.events import BY_NAME, EVENTS, NAMES, NUMBER
-from qmond.fields import Event, Field, Form
-from qmond.opcodes import How, Op
 from qmond.processes import Process, ProcessTable, text_of
-from qmond.records import C_TYPES, RECORD, RECORD_FORMAT, Flag
-from qmond.words import ADVICE, OTHER_ADVICE
+from qmond.records import RECORD_FORMAT, Flag
+from qmond.redact import Redactor
 
-__all__ = ["Compiler", "Encoder", "address", "adoption", "ending"]
+__all__ = ["Encoder", "address", "adoption", "ending"]
 
 _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _IMAGE: Final = NUMBER["IMAGE"]
@@ -32,10 +31,6 @@ _FORK: Final = NUMBER["TRACK_FORK"]
 _EXIT: Final = NUMBER["EXIT"]
 _CONNECT: Final = NUMBER["CONNECT"]
 _OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
-_HOW: Final = {_FORK: How.FOLLOW} | dict.fromkeys(
-    (_ADOPT, _IMAGE, _EXIT, _CONNECT, _OVER_BUDGET), How.TELL
-)
-
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
 _ROOM: Final = 1 << 20
 """Bytes of a batch: some thousand lines, and at least a few of the longest."""
@@ -59,14 +54,16 @@ def address(data: bytes) -> str:
     return f"family:{family}"
 
 
-def adoption(process: Process) -> dict[str, Any]:
-    """Return the values of a process' TRACK_ADOPT."""
+def adoption(
+    process: Process, hide: Callable[[bytes], bytes] = lambda word: word
+) -> dict[str, Any]:
+    """Return the values of a process' TRACK_ADOPT; `hide` takes secrets out of its words."""
     return {
         "pid": process.pid,
         "ppid": process.ppid,
         "bin": process.bin,
         "origin": process.origin,
-        "argv": [text_of(word) for word in process.argv],
+        "argv": [text_of(hide(word)) for word in process.argv],
         "guest": text_of(process.guest) if process.guest is not None else None,
         "arch": process.arch,
         "uid": process.uid,
@@ -85,105 +82,6 @@ def ending(status: int) -> dict[str, int | None]:
     return {"code": None if signal else status >> 8 & 0xFF, "signal": signal or None}
 
 
-# ---- the table as op codes -------------------------------------------------------------------
-
-_SLOTS: Final = {
-    member: (calcsize("=" + "".join(C_TYPES[t] for _, t in RECORD[:at])), calcsize(C_TYPES[ctype]))
-    for at, (member, ctype) in enumerate(RECORD)
-}
-"""Where in a record each member is, and its size in bytes."""
-
-
-class Compiler:
-    """Collects the op codes of all events, and the texts that they point to."""
-
-    def __init__(self, *, full: bool) -> None:
-        self._full = full
-        self.ops: list[tuple[int, int, int, int, int, int]] = []
-        self.names: list[tuple[int, int, int]] = []
-        self.texts = b""
-        self.events = [self._event(event) for event in EVENTS]
-
-    def _event(self, event: Event) -> tuple[int, int, int, int, int]:
-        first = len(self.ops)
-        self._literal(b'{"ts":')
-        self._op(Op.MOMENT)
-        self._literal(b',"event":"%b"' % event.name.encode())
-        for field in event.fields:
-            if field.form is not Form.GIVEN and (self._full or not field.added):
-                self._field(field)
-        if self._full:
-            self._literal(b',"time":"')
-            self._op(Op.UTC)
-            self._literal(b'Z","seq":')
-            self._op(Op.SEQ)
-            if event.thread:
-                self._literal(b',"tid":')
-                self._op(Op.UNSIGNED, "tid")
-            self._op(Op.SUFFIX)
-        self._literal(b"}\n")
-        other = _SLOTS[event.other][0] if event.other else 0
-        how = _HOW.get(NUMBER[event.name], How.ENCODE)
-        return first, len(self.ops) - first, how, other, 4 if event.other else 0
-
-    def _field(self, field: Field) -> None:
-        key = b',"%b":' % field.key.encode()
-        match field.form:
-            case Form.INT:
-                self._literal(key)
-                signed = field.ctype.startswith("s")
-                size = calcsize(C_TYPES[field.ctype])
-                self._op(Op.SIGNED if signed else Op.UNSIGNED, field.slot, size=size)
-            case Form.BIT:
-                self._literal(key)
-                self._op(Op.BIT, field.slot, bit=field.bit)
-            case Form.TICKS:
-                self._literal(key)
-                self._op(Op.TICKS, field.slot)
-            case Form.ADVICE:
-                named = {number: name.encode() for number, name in ADVICE.items()}
-                self._names(key, "a", named, OTHER_ADVICE.encode(), size=4)
-            case Form.CALL:
-                own = {at: name.encode() for at, name in enumerate(calls.NAMES) if name}
-                self._names(key, "call", own, None, size=2)
-            case Form.FLAG:
-                bit = field.bit.bit_length() - 1
-                self._op(Op.FLAG, bit=bit, text=key + b"true")
-            case Form.EXACT:
-                self._op(Op.EXACT, text=key)
-            case Form.TEXT | Form.CONTENT | Form.BIN:
-                self._literal(key)
-                self._op(Op[field.form.name])
-
-    def _op(
-        self, op: Op, slot: str = "", *, size: int | None = None, bit: int = 0, text: bytes = b""
-    ) -> None:
-        # a number's low bytes stand first, on every host that there is
-        at, whole = _SLOTS[slot] if slot else (0, 0)
-        self.ops.append((op, at, whole if size is None else size, bit, *self._text(text)))
-
-    def _literal(self, text: bytes) -> None:
-        self._op(Op.LITERAL, text=text)
-
-    def _names(
-        self, key: bytes, slot: str, names: dict[int, bytes], other: bytes | None, *, size: int
-    ) -> None:
-        """Add an op that writes the key and a name; where `other` is None, nothing for others."""
-        first = len(self.names)
-        default = b'%b"%b"' % (key, other) if other is not None else b""
-        self.names.append((0, *self._text(default)))
-        for number in sorted(names):
-            self.names.append((number, *self._text(b'%b"%b"' % (key, names[number]))))
-        self.ops.append((Op.NAME, _SLOTS[slot][0], size, 0, first, len(names) + 1))
-
-    def _text(self, text: bytes) -> tuple[int, int]:
-        at = self.texts.find(text)
-        if at < 0:
-            at = len(self.texts)
-            self.texts += text
-        return at, len(text)
-
-
 # ---- lines -----------------------------------------------------------------------------------
 
 
@@ -191,10 +89,18 @@ class Encoder:
     """Makes the lines of one batch after the other, in one of the two sets of keys.
 
     `fields` is `full` or `original`; `epoch_ns` is the monotonic time that `ts` counts from; `seq`
-    the number of the first line.
+    the number of the first line; `redactor` takes secrets out of what guests chose.
     """
 
-    def __init__(self, *, fields: str = "full", epoch_ns: int = 0, seq: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        fields: str = "full",
+        epoch_ns: int = 0,
+        seq: int = 1,
+        redactor: Redactor | None = None,
+    ) -> None:
+        self._redactor = redactor or Redactor(())
         self._full = fields == "full"
         self._epoch_us = epoch_ns // 1000
         compiled = Compiler(full=self._full)
@@ -214,6 +120,7 @@ class Encoder:
         self._c = ffi.gc(c, lib.qmond_free)
         self._c.epoch_us = self._epoch_us
         self._c.seq = seq
+        self._c.keep_raw = bool(self._redactor.rules)
         self._anchor = Anchor(0)
         self._held: tuple[bytes, int, int, int] | None = None
         self._counts = ffi.new("uint64_t[64]")
@@ -260,6 +167,7 @@ class Encoder:
                 raise MemoryError
             else:
                 break
+        self._redact()
         return ring.consumed[0] != before
 
     def tell(self, name: str, ts: int, values: dict[str, Any]) -> None:
@@ -348,7 +256,8 @@ class Encoder:
         elif number in (_ADOPT, _IMAGE):
             process = processes.image(data)
             if counted:
-                line = self.compose("TRACK_ADOPT", ts, adoption(process))
+                told = adoption(process, self._redactor.hide)
+                line = self.compose("TRACK_ADOPT", ts, told)
                 self.append(line, _ADOPT, pid, pid)
         elif number == _EXIT:
             if counted:
@@ -364,6 +273,34 @@ class Encoder:
             self.append(line, _CONNECT, pid, pid)
         elif number == _OVER_BUDGET:
             processes.note_over_budget(pid)
+
+    def _redact(self) -> None:
+        """Take secrets out of the batch; where there is none, that is one look at all texts."""
+        c, find = self._c, self._redactor.finds
+        if not c.raw_used or not find(raw := bytes(ffi.buffer(c.raw, c.raw_used))):
+            return
+        lines, end = c.lines, c.line_count
+        parts, told = [], 0
+        stack = [(0, end)]
+        while stack:
+            low, high = stack.pop()
+            begin, last = lines[low].raw, lines[high - 1]
+            if not find(raw[begin : last.raw + last.raw_size]):
+                continue
+            if high - low > 1:
+                middle = (low + high) // 2
+                stack += [(middle, high), (low, middle)]
+                continue
+            at = lines[low].offset
+            stop = lines[high].offset if high < end else c.used
+            line = bytes(ffi.buffer(c.out + at, stop - at))
+            event = EVENTS[lines[low].event]
+            parts += [bytes(ffi.buffer(c.out + told, at - told))]
+            parts += [self._redactor.line(line, event, raw[begin : begin + last.raw_size])]
+            told = stop
+        lines_now = b"".join([*parts, bytes(ffi.buffer(c.out + told, c.used - told))])
+        if not lib.qmond_replace(c, lines_now, len(lines_now)):
+            raise MemoryError
 
     def _enter(self, process: Process) -> None:
         name, suffix = process.bin_json, process.suffix

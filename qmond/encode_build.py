@@ -41,8 +41,10 @@ ffibuilder.cdef(
     struct qmond_ring {
         uint64_t *consumed; const uint64_t *produced; const unsigned char *data; uint64_t size;
     };
+    struct qmond_line { uint32_t offset, event, pid, other, raw, raw_size; };
     struct qmond_encoder {
-        char *out; size_t used; uint32_t line_count;
+        char *out; size_t used; struct qmond_line *lines; uint32_t line_count;
+        char *raw; size_t raw_used; bool keep_raw;
         uint64_t seq, epoch_us; int64_t offset_ns;
         const unsigned char *record; size_t record_size; ...;
     };
@@ -58,6 +60,7 @@ ffibuilder.cdef(
         struct qmond_encoder *, const char *, size_t, uint32_t, uint32_t, uint32_t);
     int qmond_encode(struct qmond_encoder *, struct qmond_ring *);
     void qmond_clear(struct qmond_encoder *);
+    bool qmond_replace(struct qmond_encoder *, const char *, size_t);
     void qmond_count(const struct qmond_encoder *, uint64_t *);
     uint32_t qmond_tally(const struct qmond_encoder *, uint32_t *, uint32_t *);
     size_t qmond_select(

@@ -113,6 +113,18 @@ class EventLog:
         if self.bytes - self._released > _RELEASE:
             self._release()
 
+    def rotate(self) -> Path | None:
+        """Begin a new file, and return what the old one is called now; None where it is empty.
+
+        Raises LogError.
+        """
+        if not self.bytes:
+            return None
+        try:
+            return self._rotate()
+        except OSError as error:
+            raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
+
     def close(self) -> None:
         """Close the live file."""
         self._aside.shutdown()
@@ -129,10 +141,11 @@ class EventLog:
     def _old(self) -> list[Path]:
         return sorted(self._path.parent.glob(_ROTATED))  # the names sort by time
 
-    def _rotate(self) -> None:
+    def _rotate(self) -> Path:
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        renamed = self._path.with_name(f"events-{moment}.jsonl")
         with contextlib.suppress(FileNotFoundError):  # renamed, and then no new one could be had
-            self._path.rename(self._path.with_name(f"events-{moment}.jsonl"))
+            self._path.rename(renamed)
         fresh = _open(self._path)
         self._aside.submit(_finish, self._fd)
         self._fd, self.bytes, self._released = fresh, 0, 0
@@ -140,6 +153,7 @@ class EventLog:
         for path in old[: -self._keep_files]:
             path.unlink()
         self.rotated = min(len(old), self._keep_files)
+        return renamed
 
 
 def _parsed(line: bytes) -> dict[str, object]:

@@ -8,41 +8,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from qmond.fields import Event, Field, Form, flag, given, integer
+from qmond.fields import CALL, FAULT, Event, Field, Form, content, flag, given, integer
 from qmond.records import IMAGE, Flag
 
-__all__ = ["BY_NAME", "COMMON", "EVENTS", "NAMES", "NUMBER", "PUBLIC", "SCHEMA_VERSION"]
+__all__ = [
+    "BY_NAME",
+    "COMMON",
+    "EVENTS",
+    "NAMES",
+    "NUMBER",
+    "PUBLIC",
+    "SCHEMA_VERSION",
+    "STREAM_ONLY",
+]
 
 SCHEMA_VERSION: Final = 1
 
 _PID = integer("pid", "pid", "u32", "process ID (tgid) as the host sees it")
-_CALL = Field(
-    "call",
-    Form.CALL,
-    "the system call that was made, where it is not the event's own",
-    added=True,
-    optional=True,
-)
-_FAULT = flag("fault", Flag.FAULT, "true where a page of it could not be read")
 _UNREADABLE = flag("fault", Flag.FAULT, "true where not all of it could be added up")
 _FD = integer("fd", "a", "s32", "file descriptor")
-
-
-def _content(what: str, length: str) -> tuple[Field, ...]:
-    return (
-        Field("buf", Form.CONTENT, f"{what}, its first `capture.bytes`; invalid UTF-8 is U+FFFD"),
-        Field("len", Form.INT, length, slot="b", ctype="u64", unit="bytes", added=True),
-        flag("truncated", Flag.TRUNCATED, "true where `buf` holds less than `len`"),
-        _FAULT,
-        Field(
-            "buf_b64",
-            Form.EXACT,
-            "the exact captured bytes in base64, where they are no valid UTF-8",
-            added=True,
-            optional=True,
-        ),
-        _CALL,
-    )
 
 
 COMMON: Final = (
@@ -51,8 +35,9 @@ COMMON: Final = (
     given("tid", "integer", "the thread"),
     given("arch", "string", "the guest architecture, absent where the process runs native code"),
     given("guest", "string", "path of the guest program that the process runs now"),
+    given("redacted", "true", "true where content was left out, which this client may not see"),
 )
-"""What stands at the end of every line with `fields: full`; the last three where they apply."""
+"""What stands at the end of every line with `fields: full`; the last four where they apply."""
 
 EVENTS: Final = (
     Event(
@@ -90,8 +75,8 @@ EVENTS: Final = (
             _PID,
             Field("bin", Form.BIN, "the interpreter's file name, whole"),
             Field("file", Form.TEXT, "the path as it was asked for"),
-            _FAULT,
-            _CALL,
+            FAULT,
+            CALL,
         ),
     ),
     Event(
@@ -109,7 +94,7 @@ EVENTS: Final = (
                 unit="seconds",
                 added=True,
             ),
-            _CALL,
+            CALL,
         ),
         state=True,
         other="a",
@@ -118,26 +103,26 @@ EVENTS: Final = (
         "EXEC",
         "execve or execveat of a monitored process",
         "sys_enter",
-        (_PID, Field("filename", Form.TEXT, "the path as it was asked for"), _FAULT, _CALL),
+        (_PID, Field("filename", Form.TEXT, "the path as it was asked for"), FAULT, CALL),
         rare=True,
     ),
     Event(
         "READ",
         "a read returned n > 0 bytes",
         "sys_exit",
-        (_PID, _FD, *_content("what came in", "what the call read")),
+        (_PID, _FD, *content("what came in", "what the call read")),
     ),
     Event(
         "WRITE",
         "a write of n > 0 bytes was asked for",
         "sys_enter",
-        (_PID, _FD, *_content("what was to go out", "what the call was asked to write")),
+        (_PID, _FD, *content("what was to go out", "what the call was asked to write")),
     ),
     Event(
         "READLINKAT",
         "readlinkat or readlink",
         "sys_enter",
-        (_PID, Field("path", Form.TEXT, "the path as it was asked for"), _FAULT, _CALL),
+        (_PID, Field("path", Form.TEXT, "the path as it was asked for"), FAULT, CALL),
     ),
     Event(
         "SOCKET",
@@ -153,14 +138,14 @@ EVENTS: Final = (
         "CONNECT",
         "connect",
         "sys_enter",
-        (_PID, Field("addr", Form.ADDRESS, "`192.0.2.7:80`, `unix:/run/x.sock`, …"), _FAULT),
+        (_PID, Field("addr", Form.ADDRESS, "`192.0.2.7:80`, `unix:/run/x.sock`, …"), FAULT),
         rare=True,
     ),
     Event(
         "SENDTO",
         "sendto, sendmsg or sendmmsg",
         "sys_enter",
-        (_PID, integer("len", "a", "u64", "what the messages hold", "bytes"), _UNREADABLE, _CALL),
+        (_PID, integer("len", "a", "u64", "what the messages hold", "bytes"), _UNREADABLE, CALL),
     ),
     Event(
         "RECVFROM",
@@ -170,7 +155,7 @@ EVENTS: Final = (
             _PID,
             integer("size", "a", "u64", "what the buffers can take", "bytes"),
             _UNREADABLE,
-            _CALL,
+            CALL,
         ),
     ),
     Event(
@@ -181,7 +166,7 @@ EVENTS: Final = (
             _PID,
             integer("oldfd", "a", "s32", "the descriptor"),
             integer("newfd", "b", "s32", "its copy"),
-            _CALL,
+            CALL,
         ),
     ),
     Event(
@@ -191,7 +176,7 @@ EVENTS: Final = (
         (
             _PID,
             integer("reaped_child", "a", "s32", "the child, as the caller's pid namespace counts"),
-            _CALL,
+            CALL,
         ),
     ),
     Event(
@@ -242,7 +227,7 @@ EVENTS: Final = (
         "SETUID",
         "setuid, setreuid or setresuid",
         "sys_enter",
-        (_PID, integer("uid", "a", "s32", "the (effective) user ID that was asked for"), _CALL),
+        (_PID, integer("uid", "a", "s32", "the (effective) user ID that was asked for"), CALL),
     ),
     Event(
         "MPROTECT",
@@ -253,7 +238,7 @@ EVENTS: Final = (
             Field("read", Form.BIT, "PROT_READ", slot="a", bit=0),
             Field("write", Form.BIT, "PROT_WRITE", slot="a", bit=1),
             Field("exec", Form.BIT, "PROT_EXEC", slot="a", bit=2),
-            _CALL,
+            CALL,
         ),
     ),
     Event(
@@ -374,6 +359,18 @@ EVENTS: Final = (
         process=False,
     ),
     Event(
+        "GAP",
+        "in one client's stream alone: lines of the past that it asked for, and that are no more",
+        "the daemon",
+        (
+            given("from_seq", "integer", "the first of them"),
+            given("to_seq", "integer", "the last of them"),
+        ),
+        own=True,
+        thread=False,
+        process=False,
+    ),
+    Event(
         "IMAGE",
         "a monitored process executes another program now",
         "sched_process_exec",
@@ -398,3 +395,5 @@ BY_NAME: Final = {event.name: event for event in EVENTS}
 NUMBER: Final = {event.name: number for number, event in enumerate(EVENTS)}
 NAMES: Final = tuple(event.name for event in EVENTS)
 PUBLIC: Final = tuple(event for event in EVENTS if not event.internal)
+STREAM_ONLY: Final = frozenset({"DROPPED", "GAP"})
+"""What tells of one client's own stream: it is in no log, and every client is told."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from qmond.records import RECORD, Layout
+from qmond.records import RECORD, Flag, Layout
 
-__all__ = ["Event", "Field", "Form", "flag", "given", "integer"]
+__all__ = ["CALL", "FAULT", "Event", "Field", "Form", "content", "flag", "given", "integer"]
 
 
 class Form(StrEnum):
@@ -79,3 +80,31 @@ def given(key: str, json: str, meaning: str, *, added: bool = True, unit: str = 
 def flag(key: str, bit: int, meaning: str) -> Field:
     """Return a key that is there only where a flag of the record is set."""
     return Field(key, Form.FLAG, meaning, bit=bit, added=True, optional=True)
+
+
+CALL: Final = Field(
+    "call",
+    Form.CALL,
+    "the system call that was made, where it is not the event's own",
+    added=True,
+    optional=True,
+)
+FAULT: Final = flag("fault", Flag.FAULT, "true where a page of it could not be read")
+
+
+def content(what: str, length: str) -> tuple[Field, ...]:
+    """Return the keys of captured content; `what` it is, and what its `length` says."""
+    return (
+        Field("buf", Form.CONTENT, f"{what}, its first `capture.bytes`; invalid UTF-8 is U+FFFD"),
+        Field("len", Form.INT, length, slot="b", ctype="u64", unit="bytes", added=True),
+        flag("truncated", Flag.TRUNCATED, "true where `buf` holds less than `len`"),
+        FAULT,
+        Field(
+            "buf_b64",
+            Form.EXACT,
+            "the exact captured bytes in base64, where they are no valid UTF-8",
+            added=True,
+            optional=True,
+        ),
+        CALL,
+    )

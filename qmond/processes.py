@@ -223,6 +223,14 @@ class ProcessTable:
             known = self._unknown[pid] = Process(pid)
         return known
 
+    def descendants(self, pid: int) -> list[int]:
+        """Return the processes that descend from one, as far as their ancestors are known."""
+        return [
+            process.pid
+            for process in self
+            if process.ppid == pid or any(parent == pid for parent, _ in process.parents)
+        ]
+
     def adopt(self, process: Process) -> Process:
         """Enter a process, or what it has become; returns it with its word on allocations."""
         process = replace(process, allocations=self._allocations(process))

@@ -1,8 +1,4 @@
-"""The hub and its socket: lines go out to each client that wants them, and nothing waits for one.
-
-A client has a bounded buffer. Past it, whole lines are left out, counted, and told in its own
-stream as DROPPED as soon as there is room again.
-"""
+"""The socket and its clients: each gets the lines that it wants, and nothing waits for one."""
 
 from __future__ import annotations
 
@@ -12,43 +8,23 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+import time
 from pathlib import Path
-from struct import unpack
-from typing import Any, Protocol
+from typing import Final
 
-from qmond import __version__
+from qmond.access import Peer, Rights, group_id, rights_of
+from qmond.clients import Batch, Client, Source
 from qmond.config import Socket
-from qmond.errors import InUseError, ProtocolError, QmondError, RequestError
-from qmond.protocol import (
-    EVERYTHING,
-    LineReader,
-    Request,
-    Selection,
-    answer,
-    greeting,
-    parse_request,
-    parse_selection,
-    refusal,
-)
+from qmond.errors import InUseError, QmondError
+from qmond.filters import without_content
+from qmond.protocol import EVERYTHING, Selection
 
-__all__ = ["Batch", "Hub", "Lock"]
+__all__ = ["Hub", "Lock"]
 
 _log = logging.getLogger(__name__)
 
-
-class Batch(Protocol):
-    """Lines that come together."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    @property
-    def data(self) -> memoryview:
-        """All of them; valid only now."""
-
-    def select(self, mask: int, pids: frozenset[int] | None) -> tuple[bytes, int]:
-        """Return those of some events and processes, and their number."""
+_FAREWELL: Final = 3
+"""Seconds that clients have to take what is still theirs, at the end."""
 
 
 class Lock:
@@ -84,27 +60,13 @@ class Lock:
 
 
 class Hub:
-    """The socket and its clients.
+    """The socket and its clients."""
 
-    `configured` has the events that there are, as bits; `verbs` gives the answers to requests
-    that take no arguments; `dropped` makes a DROPPED line from a count.
-    """
-
-    def __init__(
-        self,
-        *,
-        boot_id: str,
-        configured: int,
-        limits: Socket,
-        verbs: Mapping[str, Callable[[], Any]],
-        dropped: Callable[[int], bytes],
-    ) -> None:
-        self.boot_id = boot_id
-        self.configured = configured
+    def __init__(self, limits: Socket, source: Source) -> None:
         self.limits = limits
-        self.verbs = verbs
-        self.dropped = dropped
+        self.source = source
         self.clients: set[Client] = set()
+        self._groups = group_id(limits.group), group_id(limits.payload_group)
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
@@ -118,8 +80,13 @@ class Hub:
                 listener.bind(str(path))
             finally:
                 os.umask(mask)
+            if self._groups[0] is None:
+                _log.info("there is no group %s: only root may connect", self.limits.group)
+            else:
+                os.chown(path, -1, self._groups[0])
+                path.chmod(0o660)
             self._server = await asyncio.get_running_loop().create_unix_server(
-                lambda: Client(self), sock=listener
+                lambda: Client(self), sock=listener, backlog=self.limits.max_clients
             )
         except OSError as error:
             listener.close()
@@ -128,20 +95,39 @@ class Hub:
 
     def broadcast(self, batch: Batch) -> None:
         """Hand a batch to every client that tails; the wanted lines are chosen once for equals."""
-        chosen: dict[Selection, tuple[bytes, int]] = {}
+        chosen: dict[tuple[Selection, bool], tuple[bytes, int]] = {}
         for client in tuple(self.clients):
-            selection = client.selection
-            if selection is None:
-                continue
-            if selection not in chosen:
-                if selection == EVERYTHING:
-                    chosen[selection] = bytes(batch.data), len(batch)
-                else:
-                    chosen[selection] = batch.select(selection.mask, selection.pids)
-            client.push(*chosen[selection])
+            if client.feed:
+                client.feed.push(batch.data, batch.seq - len(batch), len(batch))
+            elif client.selection is not None:
+                key = client.selection, client.rights.content
+                if key not in chosen:
+                    chosen[key] = _chosen(batch, *key)
+                client.push(*chosen[key])
+
+    def enter(self, client: Client) -> bool:
+        """Take one more client; says whether there was room."""
+        if len(self.clients) >= self.limits.max_clients:
+            return False
+        self.clients.add(client)
+        return True
+
+    def leave(self, client: Client) -> None:
+        """Forget a client."""
+        self.clients.discard(client)
+
+    def rights(self, peer: Peer) -> Rights:
+        """Return what a peer may."""
+        return rights_of(peer, *self._groups)
+
+    def check(self) -> None:
+        """Send those away who are silent or do not read; called about once a second."""
+        now = time.monotonic()
+        for client in tuple(self.clients):
+            client.check(now)
 
     async def close(self) -> None:
-        """Remove the socket, and end each connection once its buffer is out, or after a second."""
+        """Remove the socket, and end each connection once its buffer is out, or after a while."""
         if self._server is None or self._path is None:
             return
         self._path.unlink(missing_ok=True)
@@ -149,121 +135,16 @@ class Hub:
         for client in tuple(self.clients):
             client.finish()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(_FAREWELL):
                 while self.clients:
                     await asyncio.sleep(0.01)
         for client in tuple(self.clients):
             client.abort()
 
 
-class Client(asyncio.Protocol):
-    """One connection."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.selection: Selection | None = None
-        self.peer = {"pid": 0, "uid": 0, "gid": 0}
-        self.sent = 0
-        self.dropped = 0
-        self._untold = 0
-        self._hub = hub
-        self._reader = LineReader()
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, or where there are too many, say so and hang up."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
-        connection = transport.get_extra_info("socket")
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        self.peer = dict(zip(("pid", "uid", "gid"), unpack("=iII", credentials), strict=True))
-        if len(self._hub.clients) >= self._hub.limits.max_clients:
-            error = RequestError(
-                "TooManyClients", f"{self._hub.limits.max_clients} are connected already"
-            )
-            transport.write(refusal(None, error))
-            transport.close()
-            return
-        half = self._hub.limits.client_buffer // 2
-        transport.set_write_buffer_limits(high=half, low=half // 2)
-        self._hub.clients.add(self)
-        _log.debug("client connected: %s", self.peer)
-        transport.write(greeting(__version__, self._hub.boot_id))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the client."""
-        self._hub.clients.discard(self)
-        _log.debug("client gone: %s: %s", self.peer, exc or "closed")
-
-    def data_received(self, data: bytes) -> None:
-        """Answer each request that is complete."""
-        for line in self._reader.feed(data):
-            if self._transport.is_closing():
-                return
-            if self._transport.get_write_buffer_size() > self._hub.limits.client_buffer:
-                self.abort()  # it asks and asks, and does not read
-                return
-            if line != b"":
-                self._transport.write(self._respond(line))
-
-    def push(self, lines: bytes, count: int) -> None:
-        """Send lines that the client wants, as far as there is room for them."""
-        if self._transport.is_closing():
-            return
-        room = self._hub.limits.client_buffer - self._transport.get_write_buffer_size()
-        if self._untold or len(lines) > room:
-            self._untold += count
-            self.dropped += count
-            return
-        self._transport.write(lines)
-        self.sent += count
-
-    def resume_writing(self) -> None:
-        """Tell what was left out, now that there is room again: asyncio calls this."""
-        if self._untold:
-            self._transport.write(self._hub.dropped(self._untold))
-            self._untold = 0
-
-    def finish(self) -> None:
-        """Hang up once everything is sent."""
-        self.resume_writing()
-        self._transport.close()
-
-    def abort(self) -> None:
-        """Hang up at once."""
-        self._transport.abort()
-
-    def describe(self) -> dict[str, Any]:
-        """Return what `status` says of this client."""
-        return self.peer | {
-            "tailing": self.selection is not None,
-            "sent": self.sent,
-            "dropped": self.dropped,
-            "buffered": self._transport.get_write_buffer_size(),
-        }
-
-    def _respond(self, line: bytes | None) -> bytes:
-        request_id = None
-        try:
-            if line is None:
-                raise RequestError("LineTooLong", "a request has at most 64 KiB")
-            request = parse_request(line)
-            request_id = request.id
-            return answer(request, self._perform(request))
-        except ProtocolError as error:
-            return refusal(request_id, error)
-
-    def _perform(self, request: Request) -> object:
-        match request.op:
-            case "tail":
-                selection = parse_selection(request.args, self._hub.configured)
-                if self.selection is not None:
-                    raise RequestError("Busy", "this connection tails already")
-                self.selection = selection
-                return {}
-            case op if op in self._hub.verbs:
-                if request.args:
-                    raise RequestError("BadArgument", f"{op} takes no arguments")
-                answered: object = self._hub.verbs[op]()
-                return answered
-            case _:
-                raise RequestError("UnknownOp", f"op: {request.op!r} is unknown")
+def _chosen(batch: Batch, selection: Selection, content: bool) -> tuple[bytes, int]:  # noqa: FBT001
+    if selection == EVERYTHING:
+        lines, count = bytes(batch.data), len(batch)
+    else:
+        lines, count = batch.select(selection.mask, selection.pids)
+    return (lines if content else without_content(lines)), count

@@ -1,5 +1,6 @@
 """The client against peers that are no good daemon."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qmond.client import Client
+from qmond.client import AsyncClient, Client
 from qmond.errors import ProtocolError, QmondError, RequestError
+from qmond.protocol import KEYS
 
 HELLO = b'{"qmond":{"version":"9","protocol":1,"boot_id":"b","capabilities":[]}}\n'
 
@@ -28,7 +30,8 @@ def peer(path: Path, *answers: bytes) -> Iterator[None]:
                 connection.sendall(answers[0])
                 for answer in answers[1:]:
                     requests.readline()
-                    connection.sendall(answer)
+                    if answer:
+                        connection.sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -54,6 +57,40 @@ def test_hanging_up_ends_a_thread_that_waits(tmp_path: Path) -> None:
         client.close()
         waiting.join(10)
         assert not waiting.is_alive()
+
+
+def test_a_tail_ends_well_or_says_why(tmp_path: Path) -> None:
+    lines = b'{"id":1,"ok":{}}\n{"pid":1}\n{"id":1,"end":{"reason":"%b"}}\n'
+    for reason in (b"complete", b"the reader failed (1)"):
+        path = tmp_path / reason.decode()
+        with peer(path, HELLO, lines % reason), Client(path) as client:
+            tail = client.tail(last=1, follow=False, events=None)
+            assert next(tail) == b'{"pid":1}'
+            if reason == b"complete":
+                assert list(tail) == []
+            else:
+                with pytest.raises(ProtocolError, match="the reader failed"):
+                    next(tail)
+    assert not {"id", "end", "error"} & KEYS, "or an event could be taken for a message"
+
+
+def test_the_same_for_asyncio(tmp_path: Path) -> None:
+    answers = (
+        HELLO,
+        b'{"id":1,"ok":{"up":1}}\n',
+        b'{"id":2,"ok":{}}\n{"ts":1}\n{"end":{"reason":"complete"}}\n',
+    )
+
+    async def ask() -> list[bytes]:
+        async with AsyncClient(tmp_path / "s") as client:
+            assert client.about["version"] == "9"
+            assert await client.status() == {"up": 1}
+            return [line async for line in client.tail(pids=[1])]
+
+    with peer(tmp_path / "s", *answers):
+        assert asyncio.run(ask()) == [b'{"ts":1}']
+    with pytest.raises(QmondError, match="No such file"):
+        asyncio.run(AsyncClient(tmp_path / "none").__aenter__())
 
 
 def test_a_refusal_is_told_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from struct import pack
 
 import pytest
 
-from qmond.encode import Compiler
+from qmond.compiler import Compiler
 from qmond.encode_build import preamble
 
 ROOT = Path(__file__).parents[1]

@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qmond.access import Rights
+from qmond.clients import Source
 from qmond.config import Socket
 from qmond.encode import Encoder
 from qmond.errors import InUseError
 from qmond.events import NUMBER
 from qmond.server import Hub, Lock
+from qmond.verbs import Verb
 
 ALL = (1 << len(NUMBER)) - 1
 
@@ -49,17 +53,26 @@ Connect = Callable[[], Coroutine[Any, Any, Peer]]
 Scenario = Callable[[Hub, Connect], Coroutine[Any, Any, None]]
 
 
-def play(path: Path, scenario: Scenario, **limits: int) -> None:
-    """Run a scenario against a hub of its own."""
+def play(path: Path, scenario: Scenario, **limits: Any) -> None:
+    """Run a scenario against a hub of its own, whose log is beside the socket."""
+    log = path.with_name("events.jsonl")
+    log.touch()
 
     async def run() -> None:
-        hub = Hub(
-            boot_id="boot",
+        source = Source(
             configured=ALL,
-            limits=Socket(path=path, **limits),
-            verbs={"status": lambda: {"fine": True}},
+            verbs={
+                "status": Verb(lambda _: {"fine": True}),
+                "reboot": Verb(dict, ("when",), control=True),
+            },
+            about=lambda: {"boot_id": "boot", "newest": 100},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
+            log=path.parent,
+            end=lambda: (log.stat().st_ino, log.stat().st_size),
+            numbered=True,
+            tree=lambda pid: [pid + 1],
         )
+        hub = Hub(Socket(path=path, **limits), source)
         await hub.listen(path)
         peers: list[Peer] = []
 
@@ -101,7 +114,9 @@ def test_refuses_and_goes_on(tmp_path: Path) -> None:
         await peer.get()
         for text, kind in {
             "nonsense": "BadJson",
-            '{"op":"reboot"}': "UnknownOp",
+            '{"op":"halt"}': "UnknownOp",
+            '{"op":"stop","args":{"x":1}}': "BadArgument",
+            '{"op":"tail","args":{"where":"fd =="}}': "BadArgument",
             '{"op":"status","args":{"x":1}}': "BadArgument",
             "x" * 70000: "LineTooLong",
         }.items():
@@ -153,6 +168,161 @@ def test_a_client_that_only_asks_is_cut_off(tmp_path: Path) -> None:
                     peer.writer.write(b'{"op":"status"}\n' * 1000)
                     await peer.writer.drain()
         assert hub.clients == set()
+
+    play(tmp_path / "s", scenario, client_buffer=65536)
+
+
+def numbered(first: int, last: int) -> Encoder:
+    """Return a batch of lines with these numbers."""
+    encoder = Encoder(seq=first)
+    for number in range(first, last + 1):
+        row = {"event": "READ", "pid": number % 3, "fd": number, "buf": "secret", "seq": number}
+        text = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        encoder.append(text, NUMBER["READ"], number % 3, number % 3)
+    return encoder
+
+
+async def seqs(peer: Peer, count: int) -> list[int]:
+    return [(await peer.get())["seq"] for _ in range(count)]
+
+
+def test_the_past_is_joined_to_what_comes(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        log.write_bytes(numbered(1, 90).data)
+        peer = await connect()
+        await peer.get()
+        peer.writer.write(b'{"id":5,"op":"tail","args":{"from_seq":7}}\n')
+        first = 91
+        while not (client := next(iter(hub.clients))).feed or not client.sent:
+            batch = numbered(first, first + 9)
+            first += 10
+            with log.open("ab") as file:
+                file.write(batch.data)
+            hub.broadcast(batch)
+            await asyncio.sleep(0.001)
+        assert await peer.get() == {"id": 5, "ok": {}}
+        assert await seqs(peer, first - 7) == list(range(7, first))
+        assert (await peer.ask('{"op":"tail"}'))["error"]["class"] == "Busy"
+        answer = await peer.ask('{"id":6,"op":"stop"}')
+        assert answer == {"id": 6, "ok": {"sent": first - 7, "dropped": 0}}
+        hub.broadcast(numbered(first, first))
+        assert await peer.ask('{"op":"tail"}') == {"ok": {}}, "and it may tail again"
+
+    play(tmp_path / "s", scenario)
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        ({"last": 3}, [28, 29, 30]),
+        ({"last": 2, "where": "fd % 10 == 5"}, [15, 25]),
+        ({"from_seq": 26}, [26, 27, 28, 29, 30]),
+        ({"from_seq": 22, "pids": [0]}, [24, 27, 30]),
+        ({"last": 0}, []),
+    ],
+)
+def test_the_past_alone(tmp_path: Path, args: dict[str, Any], found: list[int]) -> None:
+    async def scenario(_hub: Hub, connect: Connect) -> None:
+        (tmp_path / "events-20261122T080000.000000Z.jsonl").write_bytes(numbered(1, 20).data)
+        (tmp_path / "events.jsonl").write_bytes(numbered(21, 30).data)
+        peer = await connect()
+        await peer.get()
+        request = {"op": "tail", "args": args | {"follow": False}}
+        assert await peer.ask(json.dumps(request)) == {"ok": {}}
+        assert await seqs(peer, len(found)) == found
+        assert await peer.get() == {"end": {"reason": "complete"}}
+        assert await peer.ask('{"op":"status"}') == {"ok": {"fine": True}}
+
+    play(tmp_path / "s", scenario)
+
+
+def test_what_a_reader_has_no_room_for_it_reads_from_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        assert await peer.ask('{"op":"tail","args":{"where":"fd >= 0"}}') == {"ok": {}}
+        for first in range(1, 20001, 1000):  # far more than the buffers hold, and nobody reads
+            batch = numbered(first, first + 999)
+            with log.open("ab") as file:
+                file.write(batch.data)
+            hub.broadcast(batch)
+        assert await seqs(peer, 20000) == list(range(1, 20001))
+
+    play(tmp_path / "s", scenario, client_buffer=65536)
+
+
+def test_who_may_not_see_content_sees_none(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        setattr(hub, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
+        (tmp_path / "events.jsonl").write_bytes(numbered(1, 5).data)
+        for args in ({}, {"pids": [0, 1, 2]}, {"last": 5}, {"where": "fd > 0", "from_seq": 1}):
+            peer = await connect()
+            await peer.get()
+            assert await peer.ask(json.dumps({"op": "tail", "args": args})) == {"ok": {}}
+            hub.broadcast(numbered(6, 6))
+            row = await peer.get()
+            assert row["redacted"] is True
+            assert "buf" not in row
+        peer = await connect()
+        await peer.get()
+        where = '{"op":"tail","args":{"where":"buf.startsWith(\\"s\\")"}}'
+        assert (await peer.ask(where))["error"]["class"] == "Forbidden"
+        assert (await peer.ask('{"op":"reboot"}'))["error"]["class"] == "Forbidden"
+
+    play(tmp_path / "s", scenario)
+
+
+def test_who_may_not_ask_is_told_so(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        setattr(hub, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
+        peer = await connect()
+        assert (await peer.get())["error"]["class"] == "Forbidden"
+        assert await peer.reader.read() == b""
+        assert hub.clients == set()
+
+    play(tmp_path / "s", scenario)
+
+
+def test_silence_and_half_a_request_end(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        silent, half, tailing = await connect(), await connect(), await connect()
+        for peer in (silent, half, tailing):
+            await peer.get()
+        half.writer.write(b'{"op":')
+        await tailing.ask('{"op":"tail"}')
+        now = time.monotonic()
+        for client in tuple(hub.clients):
+            client.check(now + 11)
+        assert (await half.get())["error"]["class"] == "Timeout"
+        for client in tuple(hub.clients):
+            client.check(now + 301)
+        assert (await silent.get())["error"]["class"] == "Timeout"
+        hub.broadcast(line("READ", 1))
+        assert (await tailing.get())["pid"] == 1
+
+    play(tmp_path / "s", scenario)
+
+
+def test_a_client_that_never_reads_is_cut_off_at_a_lines_end(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        await peer.ask('{"op":"tail"}')
+        for number in range(2000):
+            hub.broadcast(line("READ", number, size=1000))
+        (client,) = hub.clients
+        client.check(time.monotonic() + 29)
+        hub.check()
+        client.check(time.monotonic() + 31)
+        rows = [json.loads(row) for row in (await peer.reader.read()).splitlines()]
+        assert rows[-1]["error"]["class"] == "TooSlow"
+        assert rows[-2]["event"] == "DROPPED"
+        assert [row["pid"] for row in rows[:-2]] == list(range(len(rows) - 2))
+        assert rows[-2]["count"] == 2000 - (len(rows) - 2)
 
     play(tmp_path / "s", scenario, client_buffer=65536)
 

@@ -53,7 +53,7 @@ DEATHS = {
 from qmond.daemon import Daemon
 def commit(self, commit=Daemon._commit, calls=[0]):
     calls[0] += 1
-    if calls[0] == 30: os.kill(os.getpid(), 9)
+    if calls[0] == 10: os.kill(os.getpid(), 9)
     commit(self)
 Daemon._commit = commit
 """,
@@ -61,7 +61,7 @@ Daemon._commit = commit
 from qmond.eventlog import EventLog
 def write(self, lines, write=EventLog.write, calls=[0]):
     calls[0] += 1
-    if calls[0] == 30:
+    if calls[0] == 10:
         os.write(self._fd, bytes(lines)[:-20])
         os.kill(os.getpid(), 9)
     write(self, lines)
@@ -72,11 +72,11 @@ from qmond.eventlog import EventLog
 from qmond.daemon import Daemon
 def commit(self, commit=Daemon._commit, calls=[0]):
     calls[0] += 1
-    if calls[0] == 30: os.kill(os.getpid(), 9)
+    if calls[0] == 10: os.kill(os.getpid(), 9)
     commit(self)
 def write(self, lines, write=EventLog.write, calls=[0]):
     calls[0] += 1
-    if calls[0] == 29: self._rotate()
+    if calls[0] == 9: self._rotate()
     write(self, lines)
 Daemon._commit, EventLog.write = commit, write
 """,

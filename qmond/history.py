@@ -1,0 +1,222 @@
+"""The log as it was: lines from a number, a moment or the beginning on, through all its files.
+
+Files may be renamed, compressed or removed while they are read: what is open is read to its end,
+and what is gone is told, as GAP, where lines are asked for by their numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Final, NamedTuple, Self
+
+from qmond.eventlog import LIVE
+
+__all__ = ["History", "Position", "number_of"]
+
+_CHUNK: Final = 1 << 20
+_PAGE: Final = 1 << 14
+_NO_END: Final = 1 << 63
+# A text in JSON has no quote without a backslash before it: no guest can write these.
+_SEQ: Final = re.compile(rb',"seq":(\d+)')
+_TIME: Final = re.compile(rb',"time":"([^"]+)"')
+
+
+class Position(NamedTuple):
+    """A place in the log: a file by its number, and how many bytes of it are before."""
+
+    inode: int
+    offset: int
+
+
+def number_of(line: bytes) -> int:
+    """Return a line's `seq`, or 0."""
+    found = _SEQ.search(line)
+    return int(found[1]) if found else 0
+
+
+class History:
+    """The files of a log's directory, as they are at this moment, up to a place in it."""
+
+    def __init__(self, directory: Path, end: Position | None = None) -> None:
+        """Look at the files. Raises OSError."""
+        self._end = end
+        live = _File(directory / LIVE)
+        live.open()  # it may be renamed at any moment
+        names: dict[str, Path] = {}
+        for path in directory.glob("events-*.jsonl*"):
+            if not live.is_at(path):
+                names[path.name.partition(".jsonl")[0]] = path
+        self._files = [_File(names[stem]) for stem in sorted(names)] + [live]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield all whole lines, with their newlines, oldest first."""
+        return self._read(self._files)
+
+    def backwards(self) -> Iterator[Iterator[bytes]]:
+        """Yield the lines of each file, the newest file first."""
+        for at in reversed(range(len(self._files))):
+            yield self._read(self._files[at : at + 1])
+
+    def since(self, moment: float) -> Iterator[bytes]:
+        """Yield the lines from a moment on, in seconds since 1970."""
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)).encode()
+        text += b".%06dZ" % (moment % 1 * 1_000_000)
+
+        def is_before(line: bytes) -> bool:
+            found = _TIME.search(line)
+            return found is not None and found[1] < text
+
+        begun = False
+        for line in self._read(self._from(is_before)):
+            begun = begun or not is_before(line)
+            if begun:
+                yield line
+
+    def numbers(self, first: int, last: int = _NO_END) -> Iterator[bytes]:
+        """Yield the lines of this boot with these numbers; a GAP says which are gone."""
+        later = _NO_END
+
+        def is_before(line: bytes) -> bool:
+            nonlocal later
+            number, before = number_of(line), later
+            later = number
+            return number <= first or number > before  # the latter is of the boot before
+
+        files = self._from(is_before)
+        expected, skipped = first, self._of_other_boots(files)
+        for at, line in enumerate(self._read(files)):
+            number = number_of(line)
+            if number > last:
+                break
+            if at < skipped or number < expected:
+                continue
+            if number > expected:
+                yield _gap(expected, number - 1)
+            expected = number + 1
+            yield line
+        if expected <= last < _NO_END:
+            yield _gap(expected, last)
+
+    def oldest(self) -> int | None:
+        """Return the number of the first line of this boot that is still there."""
+        later: int | None = None
+        for file in reversed(self._files):
+            number = number_of(file.first() or b"")
+            if later and number > later:
+                return 1  # of the boot before: this one's lines are all there
+            later = number or later
+        return later
+
+    def _from(self, is_before: Callable[[bytes], bool]) -> list[_File]:
+        """Return the files from the newest one on that begins before what is asked for."""
+        chosen: list[_File] = []
+        for file in reversed(self._files):
+            first = file.first()
+            if first is not None:
+                chosen.insert(0, file)
+                if is_before(first):
+                    break
+        return chosen
+
+    def _of_other_boots(self, files: list[_File]) -> int:
+        """Return how many lines come before this boot's first one, where numbers begin anew."""
+        skipped = before = 0
+        heads = (file.first() or b"" for file in files[1:2])
+        for at, line in enumerate(itertools.chain(self._read(files[:1]), heads)):
+            number = number_of(line)
+            if 0 < number < before:
+                skipped = at
+            before = number
+        return skipped
+
+    def _read(self, files: list[_File]) -> Iterator[bytes]:
+        for file in files:
+            is_last = self._end is not None and file.inode == self._end.inode
+            yield from file.lines(self._end.offset if self._end and is_last else _NO_END)
+            if is_last:
+                return
+
+
+class _File:
+    """One file of the log, compressed or not."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def open(self) -> None:
+        self._file = self._path.open("rb")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def inode(self) -> int:
+        """Its number, or 0 where it is gone."""
+        if self._file is None and not self._find():
+            return 0
+        assert self._file is not None  # noqa: S101 - for the type checker
+        return os.fstat(self._file.fileno()).st_ino
+
+    def is_at(self, path: Path) -> bool:
+        try:
+            return path.stat().st_ino == self.inode
+        except FileNotFoundError:
+            return True  # it has just been removed
+
+    def first(self) -> bytes | None:
+        """Return its first line; None where it has none, or is gone."""
+        return next(self.lines(_NO_END, _PAGE), None)
+
+    def lines(self, most: int, chunk_size: int = _CHUNK) -> Iterator[bytes]:
+        """Yield whole lines of the first bytes of the file; nothing where it is gone."""
+        if self._file is None and not self._find():
+            return
+        assert self._file is not None  # noqa: S101 - for the type checker
+        self._file.seek(0)
+        content, left, rest = _decompressed(self._file, self._path.suffix), most, b""
+        while chunk := content.read(min(chunk_size, left)):
+            left -= len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+
+    def _find(self) -> bool:
+        for path in (self._path, *(Path(f"{self._path}{suffix}") for suffix in (".zst", ".gz"))):
+            with contextlib.suppress(FileNotFoundError):
+                self._path = path
+                self.open()
+                return True
+        return False
+
+
+def _decompressed(file: IO[bytes], suffix: str) -> IO[bytes]:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value] # it reads, which is all
+    if suffix == ".zst":
+        import zstandard  # noqa: PLC0415 - only where there is such a file
+
+        reader: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(file, closefd=False)
+        return reader
+    return file
+
+
+def _gap(first: int, last: int) -> bytes:
+    us = time.monotonic_ns() // 1000
+    moment = b"%d.%06d" % divmod(us, 1_000_000)
+    return b'{"ts":%b,"event":"GAP","from_seq":%d,"to_seq":%d}\n' % (moment, first, last)

@@ -1,0 +1,121 @@
+"""One client's reader: a process of its own that reads the past and filters what comes.
+
+The daemon gives it a request on its standard input, then the lines as they come; what the client
+gets goes to standard output. So an expensive expression, or a long look into the log, costs the
+daemon and the other clients nothing, and what a hostile one breaks is this. Where the daemon had to
+leave lines out, since the client is slow, a line `#read FIRST LAST` tells their numbers, and they
+are read from the log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from qmond.errors import RequestError
+from qmond.filters import Filter
+from qmond.history import History, Position
+from qmond.protocol import Selection, parse_selection
+
+__all__ = ["main"]
+
+_MEMORY: Final = 1 << 30
+"""Bytes of address space that a request may cost, and no more."""
+_NICE: Final = 15
+"""The daemon has precedence, which is not for its clients."""
+_CHUNK: Final = 1 << 16
+
+
+def main() -> int:
+    """Serve one request; returns the exit status."""
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    try:
+        _serve(orjson.loads(source.readline()), source, sink)
+    except BrokenPipeError:  # the daemon has hung up
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sink.fileno())
+    except OSError as error:
+        sys.stderr.write(f"qmond: a client's reader: {error}\n")
+        return 1
+    return 0
+
+
+def _serve(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer whether the request is a right one, and write what is chosen until all is told."""
+    try:
+        selection = parse_selection(request["args"], request["configured"], request["now"])
+        wanted = Filter(selection, content=request["content"])
+    except RequestError as error:
+        sink.write(orjson.dumps({"error": {"class": error.kind, "message": error.args[0]}}) + b"\n")
+        sink.flush()
+        return
+    sink.write(b'{"ok":{}}\n')
+    directory = Path(request["log"])
+    if selection.of_the_past:
+        with History(directory, Position(*request["end"])) as history:
+            _write(_past(history, selection, wanted), sink)
+    wanted.join(request["members"])
+    if selection.follow:
+        for lines in _chunks(source):
+            _write(_present(lines, directory, wanted), sink)
+
+
+def _past(history: History, selection: Selection, wanted: Filter) -> Iterator[bytes]:
+    if selection.last is not None:
+        return _last(history, selection.last, wanted, in_order=selection.tree is not None)
+    if selection.since is not None:
+        return _chosen(history.since(selection.since), wanted)
+    assert selection.from_seq is not None  # noqa: S101 - one of the three it is
+    return _chosen(history.numbers(selection.from_seq), wanted)
+
+
+def _last(history: History, count: int, wanted: Filter, *, in_order: bool) -> Iterator[bytes]:
+    """Return the last lines that are chosen; a tree is known only to who reads from the start."""
+    found: deque[bytes] = deque()
+    for lines in [history.lines()] if in_order else history.backwards():
+        newest = deque(_chosen(lines, wanted), maxlen=count - len(found))
+        found.extendleft(reversed(newest))
+        if len(found) >= count:
+            break
+    return iter(found)
+
+
+def _present(lines: Iterable[bytes], directory: Path, wanted: Filter) -> Iterator[bytes]:
+    for is_order, group in itertools.groupby(lines, lambda line: line.startswith(b"#")):
+        if not is_order:
+            yield from _chosen(group, wanted)
+            continue
+        for line in group:
+            first, last = map(int, line.split()[1:])
+            with History(directory) as history:
+                yield from _chosen(history.numbers(first, last), wanted)
+
+
+def _chosen(lines: Iterable[bytes], wanted: Filter) -> Iterator[bytes]:
+    return (kept for line in lines if (kept := wanted(line)) is not None)
+
+
+def _write(lines: Iterable[bytes], sink: BinaryIO) -> None:
+    sink.writelines(lines)
+    sink.flush()
+
+
+def _chunks(source: BinaryIO) -> Iterator[list[bytes]]:
+    """Yield the whole lines of what has come, until the other end is closed."""
+    rest = b""
+    while chunk := source.read1(_CHUNK):  # type: ignore[attr-defined] # of a BufferedReader
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield [line + b"\n" for line in lines]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The past out of the log's files, whatever happened to them meanwhile."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from qmond.history import History, Position, number_of
+
+
+def line(number: int, event: str = "READ", second: int = 0) -> bytes:
+    moment = f"2026-11-23T08:00:{second or number % 60:02}.000000Z"
+    row = {"ts": number / 10, "event": event, "buf": ',"seq":7', "time": moment, "seq": number}
+    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
+
+
+def fill(folder: Path, *files: bytes) -> list[Path]:
+    """Write the log's files, the live one last; returns their paths."""
+    names = [f"events-2026112{at}T080000.000000Z.jsonl" for at in range(len(files) - 1)]
+    paths = [folder / name for name in [*names, "events.jsonl"]]
+    for path, content in zip(paths, files, strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def span(first: int, last: int) -> bytes:
+    return b"".join(map(line, range(first, last + 1)))
+
+
+def numbers(lines: object) -> list[int]:
+    return [number_of(row) for row in lines]  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> list[Path]:
+    return fill(tmp_path, span(1, 20), span(21, 40), span(41, 50))
+
+
+def test_all_of_it_in_order(log: list[Path]) -> None:
+    with History(log[0].parent) as history:
+        assert numbers(history.lines()) == list(range(1, 51))
+        assert history.oldest() == 1
+
+
+@pytest.mark.parametrize("first", [1, 2, 20, 21, 40, 41, 50, 51])
+def test_from_a_number_on(log: list[Path], first: int) -> None:
+    with History(log[0].parent) as history:
+        assert numbers(history.numbers(first)) == list(range(first, 51))
+        assert numbers(history.numbers(first, 45)) == list(range(first, 46))
+
+
+def test_from_a_moment_on(log: list[Path]) -> None:
+    with History(log[0].parent) as history:
+        moment = 1795420800 + 37.5  # 2026-11-23T08:00:37.5Z
+        assert numbers(history.since(moment)) == list(range(38, 51))
+        assert numbers(history.since(moment - 3600)) == list(range(1, 51))
+        assert numbers(history.since(moment + 3600)) == []
+
+
+def test_up_to_a_place(log: list[Path]) -> None:
+    place = Position(log[2].stat().st_ino, len(span(41, 45)))
+    with History(log[0].parent, place) as history:
+        assert numbers(history.lines()) == list(range(1, 46))
+        assert [numbers(lines) for lines in history.backwards()] == [
+            list(range(41, 46)), list(range(21, 41)), list(range(1, 21))
+        ]  # fmt: skip
+    log[2].rename(log[2].with_name("events-20261129T080000.000000Z.jsonl"))
+    log[2].write_bytes(span(51, 60))
+    with History(log[0].parent, place) as history:
+        assert numbers(history.numbers(30)) == list(range(30, 46)), "its file was rotated since"
+
+
+def test_compressed_files_are_the_same(log: list[Path]) -> None:
+    zst = log[0].with_name(log[0].name + ".zst")
+    zst.write_bytes(zstandard.ZstdCompressor().compress(log[0].read_bytes()))
+    gz = log[1].with_name(log[1].name + ".gz")
+    gz.write_bytes(gzip.compress(log[1].read_bytes()))
+    log[0].unlink()
+    log[1].unlink()
+    with History(log[0].parent) as history:
+        assert numbers(history.numbers(5)) == list(range(5, 51))
+
+
+def test_a_file_compressed_or_gone_after_the_look(log: list[Path]) -> None:
+    with History(log[0].parent) as history:
+        gz = log[1].with_name(log[1].name + ".gz")
+        gz.write_bytes(gzip.compress(log[1].read_bytes()))
+        log[1].unlink()
+        log[0].unlink()
+        found = list(history.numbers(5))
+    assert json.loads(found[0])["event"] == "GAP"
+    assert [json.loads(found[0])[key] for key in ("from_seq", "to_seq")] == [5, 20]
+    assert numbers(found[1:]) == list(range(21, 51))
+
+
+def test_what_is_read_goes_on_though_it_is_removed(log: list[Path]) -> None:
+    with History(log[0].parent) as history:
+        lines = history.numbers(5)
+        assert number_of(next(lines)) == 5
+        for path in log:
+            path.unlink()
+        assert numbers(lines)[:15] == list(range(6, 21))
+
+
+def test_gaps_are_told(tmp_path: Path) -> None:
+    fill(tmp_path, span(11, 15) + span(18, 20), span(31, 32))
+    with History(tmp_path) as history:
+        found = [json.loads(row) for row in history.numbers(9, 35)]
+        assert history.oldest() == 11
+    gaps = [(row["from_seq"], row["to_seq"]) for row in found if row["event"] == "GAP"]
+    assert gaps == [(9, 10), (16, 17), (21, 30), (33, 35)]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        (span(1, 90), span(1, 9)),
+        (span(50, 90) + span(1, 4), span(5, 9)),
+        (span(2, 9) + span(1, 4), span(5, 9)),
+        (span(1, 3), span(4, 90), span(1, 9)),
+        (span(1, 90) + span(1, 9),),
+    ],
+)
+def test_numbers_are_those_of_this_boot(tmp_path: Path, files: tuple[bytes, ...]) -> None:
+    fill(tmp_path, *files)
+    with History(tmp_path) as history:
+        assert numbers(history.numbers(1)) == list(range(1, 10))
+        assert numbers(history.numbers(6)) == list(range(6, 10))
+
+
+def test_a_torn_line_is_nobodys(tmp_path: Path) -> None:
+    fill(tmp_path, span(1, 3) + line(4)[:20])
+    with History(tmp_path) as history:
+        assert numbers(history.numbers(1)) == [1, 2, 3]
+    (tmp_path / "events.jsonl").write_bytes(b"")
+    with History(tmp_path) as history:
+        assert list(history.lines()) == []
+        assert history.oldest() is None
