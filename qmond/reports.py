@@ -17,7 +17,8 @@ from qmond.eventlog import EventLog
 from qmond.history import History
 from qmond.processes import ProcessTable
 from qmond.redact import Redactor
-from qmond.verbs import Verb, config_of, forest, log_level, table
+from qmond.schema import table
+from qmond.verbs import Verb, config_of, forest, log_level
 
 __all__ = ["Reports"]
 

@@ -13,7 +13,7 @@ from qmond.events import COMMON, PUBLIC, SCHEMA_VERSION
 from qmond.fields import Event, Field, Form
 from qmond.words import ALLOCATIONS, LAUNCHES
 
-__all__ = ["page", "schema"]
+__all__ = ["page", "schema", "table"]
 
 _INTEGER: Final = {"type": "integer"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
@@ -185,6 +185,28 @@ def _type(field: Field) -> str:
 def main(arguments: list[str]) -> None:
     """Print the one or the other."""
     sys.stdout.write(page() if arguments == ["page"] else json.dumps(schema(), indent=1) + "\n")
+
+
+def table() -> list[dict[str, Any]]:
+    """Return every event with its keys, as plain values."""
+    return [
+        {
+            "name": event.name,
+            "when": event.when,
+            "own": event.own,
+            "fields": [_described(field) for field in (*event.fields, *COMMON)],
+        }
+        for event in PUBLIC
+    ]
+
+
+def _described(field: Field) -> dict[str, Any]:
+    return {
+        "key": field.key,
+        "type": field.json or field.form.value,
+        "unit": field.unit,
+        "meaning": field.meaning,
+    }
 
 
 if __name__ == "__main__":

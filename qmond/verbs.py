@@ -10,10 +10,8 @@ from typing import Any, Final
 
 from qmond.config import Config
 from qmond.errors import RequestError
-from qmond.events import COMMON, PUBLIC
-from qmond.fields import Field
 
-__all__ = ["Verb", "config_of", "forest", "log_level", "table"]
+__all__ = ["Verb", "config_of", "forest", "log_level"]
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -25,28 +23,6 @@ class Verb:
     answer: Callable[[Mapping[str, Any]], Any]
     arguments: tuple[str, ...] = ()
     control: bool = False
-
-
-def table() -> list[dict[str, Any]]:
-    """Return the answer to `events`: every event with its keys."""
-    return [
-        {
-            "name": event.name,
-            "when": event.when,
-            "own": event.own,
-            "fields": [_described(field) for field in (*event.fields, *COMMON)],
-        }
-        for event in PUBLIC
-    ]
-
-
-def _described(field: Field) -> dict[str, Any]:
-    return {
-        "key": field.key,
-        "type": field.json or field.form.value,
-        "unit": field.unit,
-        "meaning": field.meaning,
-    }
 
 
 def config_of(config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from qmond import __version__
 from qmond.client import DEFAULT_SOCKET
-from qmond.ctl import ps, status, tail, tree
+from qmond.ctl import config, events, log_level, ps, rotate, status, tail, tree
 from qmond.errors import QmondError
 
 __all__ = ["main"]
@@ -26,7 +26,16 @@ class Verb(Protocol):
         """Do it; returns the exit status. Raises QmondError."""
 
 
-_VERBS: Final[dict[str, Verb]] = {"tail": tail, "ps": ps, "tree": tree, "status": status}
+_VERBS: Final[dict[str, Verb]] = {
+    "tail": tail,
+    "ps": ps,
+    "tree": tree,
+    "status": status,
+    "events": events,
+    "config": config,
+    "log-level": log_level,
+    "rotate": rotate,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,44 +1,171 @@
-"""Print events as they happen, a line of JSON each.
+"""Print events as they happen, or as they were: for people on a terminal, as JSON in a pipe.
 
-qmonctl tail --event READ,WRITE        content that guests read and wrote
-qmonctl tail --pid 4711 -n 100         the next 100 events of one process
+qmonctl tail                                   everything, from now on
+qmonctl tail --event READ,WRITE                content that guests read and wrote
+qmonctl tail --not-event SCHED_SWITCH --last 20
+qmonctl tail --tree 4711 --strace              a process and its descendants, in strace's manner
+qmonctl tail --since 5m --no-follow --guest '*/busybox'
+qmonctl tail --where 'fd == 0 && buf.contains("passwd")'
+qmonctl tail --follow=retry | shipper          goes on where it was, when the daemon is back
 qmonctl tail | jq 'select(.arch=="arm")'
+
+An expression is CEL over a line's keys: docs/events.md, `qmonctl events`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Final
 
-from qmond.client import Client
+from qmond.client import Choice, Client
+from qmond.ctl import render, strace
+from qmond.errors import ProtocolError, QmondError, RequestError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "events_of", "retrying", "run"]
+
+_SEQ: Final = re.compile(rb',"seq":(\d+)')
+_PAUSE: Final = 1.0
+"""Seconds between two tries to reach a daemon that is away."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument(
-        "--event",
-        action="append",
-        metavar="NAME",
-        help="only events of this type; a list, or repeated",
-    )
-    parser.add_argument(
+    which = parser.add_argument_group("which events")
+    for option, meaning in (("--event", "only"), ("--not-event", "all but")):
+        which.add_argument(
+            option, action="append", metavar="NAME", help=f"{meaning} these; a list, or repeated"
+        )
+    which.add_argument(
         "--pid", action="append", type=int, metavar="PID", help="only this process; may be repeated"
     )
+    which.add_argument("--tree", type=int, metavar="PID", help="a process and all its descendants")
+    which.add_argument("--arch", action="append", metavar="NAME", help="only such guests")
+    which.add_argument("--guest", metavar="GLOB", help="only guests whose path matches")
+    which.add_argument("--where", metavar="CEL", help="only lines of which this is true")
+    when = parser.add_argument_group("when").add_mutually_exclusive_group()
+    when.add_argument("--last", type=_count, metavar="COUNT", help="begin so many events ago")
+    when.add_argument("--since", metavar="WHEN", help="begin at 2026-11-23T08:30:00Z, or 5m ago")
+    when.add_argument(
+        "--from-seq", type=int, metavar="SEQ", help="begin at the line of this number"
+    )
     parser.add_argument("-n", type=_count, metavar="COUNT", help="end after so many events")
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--no-follow", action="store_true", help="end at the present")
+    end.add_argument(
+        "--follow",
+        choices=("once", "retry"),
+        default="once",
+        help="whether to come back when the daemon goes away, and miss nothing (default: once)",
+    )
+    form = parser.add_argument_group("how they look")
+    form.add_argument("--json", action="store_true", help="lines of JSON, as in a pipe")
+    form.add_argument("--strace", action="store_true", help="lines in strace's manner")
+    form.add_argument("--fields", action="append", metavar="KEYS", help="only these keys; a list")
+    form.add_argument("--color", choices=("auto", "always", "never"), default="auto")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print until the daemon ends, the count is reached, or the reader has enough."""
-    events = [name.upper() for names in options.event or () for name in names.split(",")] or None
-    with Client(options.socket) as client:
-        out = sys.stdout.buffer
-        for line in islice(client.tail(events=events, pids=options.pid), options.n):
-            out.write(line + b"\n")
-            out.flush()
+    lines = retrying(options) if options.follow == "retry" else _once(options)
+    show = _shower(options)
+    out = sys.stdout.buffer
+    for line in islice(lines, options.n):
+        out.write(show(line) + b"\n")
+        out.flush()
     return 0
+
+
+def _once(options: argparse.Namespace) -> Iterator[bytes]:
+    with Client(options.socket) as client:
+        yield from client.tail(**_choice(options, client))
+
+
+def retrying(options: argparse.Namespace) -> Iterator[bytes]:
+    """Yield lines, across restarts of the daemon: from the last number on, in the same boot."""
+    fields = _listed(options.fields)
+    if fields and "seq" not in fields:
+        raise QmondError("--follow=retry needs to know where it was: add seq to --fields")
+    boot_id, last = None, 0
+    while True:
+        try:
+            with Client(options.socket) as client:
+                choice = _choice(options, client)
+                if boot_id:
+                    for start in ("last", "since", "from_seq"):
+                        choice.pop(start, None)  # type: ignore[misc] # each is a key
+                    choice["from_seq"] = last + 1 if client.about["boot_id"] == boot_id else 1
+                boot_id = client.about["boot_id"]
+                last = last if "from_seq" in choice else client.about["newest"]
+                for line in client.tail(**choice):
+                    if b'"event":"DROPPED"' not in line and (found := _SEQ.findall(line)):
+                        last = int(found[-1])
+                    yield line
+        except RequestError:
+            raise
+        except (ProtocolError, QmondError) as error:
+            if boot_id is None:
+                raise  # there was none to begin with
+            sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
+        time.sleep(_PAUSE)
+
+
+def events_of(
+    wanted: list[str] | None, unwanted: list[str] | None, client: Client
+) -> list[str] | None:
+    """Return the events to ask for; None for all of them."""
+    names = [name.upper() for name in _listed(wanted) or ()] or None
+    if not unwanted:
+        return names
+    without = {name.upper() for name in _listed(unwanted) or ()}
+    known = [event["name"] for event in client.events()]
+    if wrong := sorted(without - set(known)):
+        raise QmondError(f"--not-event: unknown: {', '.join(wrong)}", hint="`qmonctl events`")
+    off = set(known) - set(client.config()["events"])
+    return [name for name in names or known if name not in without | off]
+
+
+def _choice(options: argparse.Namespace, client: Client) -> Choice:
+    return {
+        "events": events_of(options.event, options.not_event, client),
+        "pids": options.pid,
+        "tree": options.tree,
+        "arch": _listed(options.arch),
+        "guest": options.guest,
+        "where": options.where,
+        "fields": _listed(options.fields),
+        "from_seq": options.from_seq,
+        "since": options.since,
+        "last": options.last,
+        "follow": not options.no_follow,
+    }
+
+
+def _listed(values: list[str] | None) -> list[str] | None:
+    return [item for value in values for item in value.split(",")] if values else None
+
+
+def _shower(options: argparse.Namespace) -> Callable[[bytes], bytes]:
+    if options.strace:
+        return lambda line: strace.line(json.loads(line)).encode()
+    terminal = sys.stdout.isatty()
+    if options.json or not (terminal or options.color == "always"):
+        return lambda line: line
+    plain = "NO_COLOR" in os.environ  # no-color.org
+    colour = options.color == "always" or (options.color == "auto" and terminal and not plain)
+
+    def show(line: bytes) -> bytes:
+        width = shutil.get_terminal_size().columns if terminal else None
+        return render.line(json.loads(line), width=width, colour=colour).encode()
+
+    return show
 
 
 def _count(text: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["age", "columns", "printable"]
+__all__ = ["age", "columns", "cut", "pad", "printable", "width"]
 
 
 def printable(text: str) -> str:
@@ -12,6 +13,30 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def width(text: str) -> int:
+    """Return how many columns a printable text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def cut(text: str, columns: int) -> str:
+    """Return as much of a printable text as fits, with `…` where something is missing."""
+    if width(text) <= columns:
+        return text
+    while text and width(text) >= columns:
+        text = text[: min(len(text) - 1, columns)]
+    return text + "…" if columns > 0 else ""
+
+
+def pad(text: str, columns: int) -> str:
+    """Return a printable text with spaces behind it, up to so many columns."""
+    return text + " " * (columns - width(text))
 
 
 def age(seconds: float) -> str:

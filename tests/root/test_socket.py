@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Qmond, wait_until
+from harness import QMONCTL, Qmond, wait_until
 
 from qmond.client import AsyncClient, Client
 from qmond.errors import RequestError
@@ -206,3 +206,47 @@ def test_secrets_go_nowhere(qmond: StartQmond) -> None:
     assert [event["buf"] for event in events if event.get("event") == "READ"][-1:] == [
         "password=*****\n"
     ]
+
+
+def test_tail_comes_back_and_misses_nothing(qmond: StartQmond, build: Build) -> None:
+    """The daemon is killed and another one takes over, while a guest writes."""
+    daemon = qmond()
+    command = [
+        str(QMONCTL),
+        "--socket",
+        str(daemon.socket),
+        "tail",
+        "--follow=retry",
+        "--last",
+        "1",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tail:
+        assert tail.stdout is not None
+        first = json.loads(tail.stdout.readline())["seq"]
+        storm = ["qemu-aarch64-static", str(build("storm", "aarch64")), "3000"]
+        subprocess.run(storm, check=True)
+        daemon.process.kill()
+        daemon.process.wait()
+        next_one = qmond(stored=daemon.stored)
+        subprocess.run(storm, check=True)
+        written = [event["seq"] for event in next_one.stop()]
+        got = [first]
+        while got[-1] < written[-1]:
+            got.append(json.loads(tail.stdout.readline())["seq"])
+        tail.terminate()
+    assert got == list(range(first, written[-1] + 1))
+
+
+def test_the_verbs_of_qmonctl(qmond: StartQmond) -> None:
+    daemon = qmond(stats={"interval": "7s"})
+    assert json.loads(daemon.ctl("config").stdout)["stats"]["interval"] == 7
+    assert daemon.ctl("log-level", "warning").stdout == "warning\n"
+    assert Path(daemon.ctl("rotate").stdout.strip()).exists()
+    past = daemon.ctl("tail", "--since", "1h", "--no-follow", "--event", "start", "--json")
+    assert json.loads(past.stdout)["event"] == "START"
+    shown = daemon.ctl("tail", "--last", "1", "--no-follow", "--color", "always").stdout
+    assert re.search(r"START\b.*message=\"Dynamic QEMU-user monitor started\"", shown)
+    refused = daemon.ctl("tail", "--where", "fd ==")
+    assert refused.returncode == 1
+    assert "where: column 6" in refused.stderr
+    assert "unknown: NOSUCH" in daemon.ctl("tail", "--not-event", "NOSUCH").stderr

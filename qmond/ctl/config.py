@@ -1,0 +1,22 @@
+"""Print the configuration in force, as JSON: sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from qmond.client import Client
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the daemon."""
+    with Client(options.socket) as client:
+        sys.stdout.write(json.dumps(client.config(), indent=2) + "\n")
+    return 0

@@ -1,0 +1,44 @@
+"""Print the events that there are, and their keys.
+
+qmonctl events                  names, and when each comes
+qmonctl events READ EXIT        the keys of some
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from qmond.ctl.text import columns
+from qmond.errors import QmondError
+from qmond.events import BY_NAME, COMMON, PUBLIC
+from qmond.schema import table
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="events whose keys are shown")
+    parser.add_argument("--json", action="store_true", help="the whole table, as the socket has it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table; it needs no daemon."""
+    if options.json:
+        sys.stdout.write(json.dumps(table(), indent=2) + "\n")
+        return 0
+    names = [name.upper() for name in options.names]
+    if wrong := [name for name in names if name not in BY_NAME or BY_NAME[name].internal]:
+        raise QmondError(f"unknown: {', '.join(wrong)}", hint="`qmonctl events` shows all")
+    if not names:
+        sys.stdout.write(columns([(event.name, event.when) for event in PUBLIC], ()))
+    for name in names:
+        event = BY_NAME[name]
+        rows = [
+            (f"  {field.key}", field.json or field.form.value, field.unit, field.meaning)
+            for field in (*event.fields, *COMMON)
+        ]
+        sys.stdout.write(f"{event.name}: {event.when}\n{columns(rows, ())}")
+    return 0

@@ -1,0 +1,22 @@
+"""Print how much the daemon says of itself, after changing that where a level is given."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qmond.client import Client
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("level", nargs="?", choices=("debug", "info", "warning", "error"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the daemon."""
+    with Client(options.socket) as client:
+        sys.stdout.write(client.log_level(options.level) + "\n")
+    return 0

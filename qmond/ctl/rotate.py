@@ -1,0 +1,22 @@
+"""Have the daemon begin a new log file, and print what the old one is called now."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qmond.client import Client
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the daemon."""
+    with Client(options.socket) as client:
+        path = client.rotate()["path"]
+    sys.stdout.write(f"{path}\n" if path else "")
+    return 0
