@@ -110,9 +110,11 @@ class Filter:
         found = not self._tree.isdisjoint(_pids(name, values))
         if name == "TRACK_FORK" and values.get("parent") in self._tree:
             self._tree.add(values["child"])
-        elif name == "TRACK_ADOPT" and values.get("ppid") in self._tree:
-            self._tree.add(values["pid"])
-            return True
+        elif name == "TRACK_ADOPT":
+            above = {values.get("ppid"), *(row["pid"] for row in values.get("parents", ()))}
+            if not above.isdisjoint(self._tree):
+                self._tree.add(values["pid"])
+                return True
         elif name == "EXIT" and values.get("pid") != self._selection.tree:
             self._tree.discard(values["pid"])
         return found

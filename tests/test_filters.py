@@ -68,12 +68,14 @@ def test_a_tree_grows_and_shrinks() -> None:
         line("READ", pid=4, fd=3),
         line("TRACK_ADOPT", pid=5, ppid=9),
         line("READ", pid=5, fd=4),
+        line("TRACK_ADOPT", pid=6, ppid=9, parents=[{"pid": 9, "comm": "sh"}, {"pid": 1}]),
+        line("READ", pid=6, fd=5),  # by way of a process that is not watched
     ]
     found = chosen(lines, tree=1)
-    assert [row["fd"] for row in found if row["event"] == "READ"] == [0, 2, 3]
+    assert [row["fd"] for row in found if row["event"] == "READ"] == [0, 2, 3, 5]
     assert [row["event"] for row in found].count("EXIT") == 1
     reads = chosen(lines, tree=1, events=["READ"])
-    assert [row["fd"] for row in reads] == [0, 2, 3], "it follows what it does not show"
+    assert [row["fd"] for row in reads] == [0, 2, 3, 5], "it follows what it does not show"
 
 
 def test_keys_can_be_chosen() -> None:
