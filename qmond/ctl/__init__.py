@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from qmond import __version__
 from qmond.client import DEFAULT_SOCKET
-from qmond.ctl import config, events, log_level, ps, record, rotate, status, tail, tree
+from qmond.ctl import config, events, export, log_level, ps, record, rotate, status, tail, tree
 from qmond.errors import QmondError
 
 __all__ = ["main"]
@@ -36,6 +36,7 @@ _VERBS: Final[dict[str, Verb]] = {
     "log-level": log_level,
     "rotate": rotate,
     "record": record,
+    "export": export,
 }
 
 
