@@ -1,5 +1,6 @@
 """qmonctl's words; what it does with a daemon the root tests show."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,37 @@ def test_age(seconds: float, text: str) -> None:
 
 def test_nothing_that_a_guest_chooses_drives_a_terminal() -> None:
     assert printable("a\x1b]0;x\x07\n\u202eb\x9b é") == r"a\x1b]0;x\x07\n\u202eb\x9b é"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_verbs_options_and_events(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("tail", "doctor", "follow", "SIGNAL_GENERATE"):
+        assert word in script
+
+
+def test_bash_takes_the_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+    ask = f"""
+        . {script}
+        COMP_WORDS=(qmonctl tail --event SOCK) COMP_CWORD=3
+        $(complete -p qmonctl | sed 's/.*-F //; s/ .*//')
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout == "SOCKET\n"
+    assert done.stderr == ""
+
+
+def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["events"]) == 0
+    assert "a monitored process ended" in capsys.readouterr().out
+    assert main(["events", "exit"]) == 0
+    assert "signal" in capsys.readouterr().out
+    assert main(["events", "nosuch"]) == 1
+    assert "unknown: NOSUCH" in capsys.readouterr().err

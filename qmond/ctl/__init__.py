@@ -10,7 +10,20 @@ from typing import Final, Protocol
 
 from qmond import __version__
 from qmond.client import DEFAULT_SOCKET
-from qmond.ctl import config, events, export, log_level, ps, record, rotate, status, tail, tree
+from qmond.ctl import (
+    completion,
+    config,
+    doctor,
+    events,
+    export,
+    log_level,
+    ps,
+    record,
+    rotate,
+    status,
+    tail,
+    tree,
+)
 from qmond.errors import QmondError
 
 __all__ = ["main"]
@@ -37,12 +50,15 @@ _VERBS: Final[dict[str, Verb]] = {
     "rotate": rotate,
     "record": record,
     "export": export,
+    "doctor": doctor,
+    "completion": completion,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments, argparse.Namespace(parser=parser))
     try:
         return _VERBS[options.verb].run(options)
     except QmondError as error:

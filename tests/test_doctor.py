@@ -1,0 +1,68 @@
+"""The checks, on hosts that are made up."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qmond.ctl import main
+from qmond.ctl.doctor import Finding, check_host
+
+GOOD = {
+    "proc/sys/kernel/osrelease": "6.12.5-amd64\n",
+    "sys/kernel/btf/vmlinux": "x",
+    "sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
+    "proc/sys/fs/binfmt_misc/qemu-arm": "enabled\ninterpreter /usr/bin/qemu-arm-static\n",
+    "usr/bin/qemu-arm-static": "",
+    "usr/bin/qemu-system-arm": "",
+    "var/log/qmond/x": "",
+}
+
+
+def look(root: Path, **changed: str | None) -> dict[str, Finding]:
+    """Check a good host with some files changed, by the end of their paths, or missing."""
+    for path, good in GOOD.items():
+        text = changed.get(Path(path).name.replace("-", "_"), good)
+        if text is not None:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+    return {finding.name: finding for finding in check_host(root)}
+
+
+def test_a_good_host(tmp_path: Path) -> None:
+    found = look(tmp_path)
+    states = {name: finding.state for name, finding in found.items() if name != "disk"}
+    assert states == dict.fromkeys(("kernel", "btf", "lockdown", "binfmt_misc", "qemu-user"), "ok")
+    assert found["qemu-user"].found.startswith("1 in")
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "state"),
+    [
+        ({"osrelease": "5.10.0-8-amd64"}, "kernel", "warn"),
+        ({"osrelease": "strange"}, "kernel", "warn"),
+        ({"osrelease": None}, "kernel", "warn"),
+        ({"vmlinux": None}, "btf", "fail"),
+        ({"lockdown": "none integrity [confidentiality]"}, "lockdown", "fail"),
+        ({"lockdown": None}, "lockdown", "ok"),
+        ({"qemu_arm": "disabled\n"}, "binfmt_misc", "warn"),
+        ({"qemu_arm": None}, "binfmt_misc", "warn"),
+        ({"qemu_arm_static": None}, "qemu-user", "warn"),
+    ],
+)
+def test_what_is_missing_is_told(
+    tmp_path: Path, changed: dict[str, str | None], name: str, state: str
+) -> None:
+    assert look(tmp_path, **changed)[name].state == state
+
+
+def test_no_daemon_is_a_failure_with_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--socket", str(tmp_path / "none"), "doctor", "--json"]) == 1
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["socket"]["state"] == "fail"
+    assert "is the daemon running?" in found["socket"]["advice"]
+    assert found["bcc"]["state"] == "ok"
+    assert main(["--socket", str(tmp_path / "none"), "doctor"]) == 1
+    assert "fail  socket" in capsys.readouterr().out
