@@ -71,6 +71,7 @@ ORDER = [
     "ctl.lines",
     "ctl.perfetto",
     "ctl.export",
+    "ctl.query",
     "ctl.doctor",
     "ctl.completion",
     "ctl.status",

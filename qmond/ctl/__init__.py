@@ -18,6 +18,7 @@ from qmond.ctl import (
     export,
     log_level,
     ps,
+    query,
     record,
     rotate,
     status,
@@ -50,6 +51,7 @@ _VERBS: Final[dict[str, Verb]] = {
     "rotate": rotate,
     "record": record,
     "export": export,
+    "query": query,
     "doctor": doctor,
     "completion": completion,
 }
