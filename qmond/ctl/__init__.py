@@ -23,6 +23,7 @@ from qmond.ctl import (
     rotate,
     status,
     tail,
+    top,
     tree,
 )
 from qmond.errors import QmondError
@@ -44,6 +45,7 @@ _VERBS: Final[dict[str, Verb]] = {
     "tail": tail,
     "ps": ps,
     "tree": tree,
+    "top": top,
     "status": status,
     "events": events,
     "config": config,
