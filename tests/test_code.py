@@ -81,6 +81,7 @@ ORDER = [
     "ctl.ps",
     "ctl.tree",
     "ctl.__init__",
+    "ctl.manual",
 ]
 """Each module may import only those before it."""
 MODULES = sorted((ROOT / "qmond").rglob("*.py"))
@@ -114,6 +115,7 @@ TESTED_TOGETHER = {
     "sampling": "test_top",
     "screen": "test_top",
     "completion": "test_ctl",
+    "manual": "test_ctl",
     "perfetto": "test_export",
     "statistics": "test_accounting",
     "startup": "root/test_restart",
