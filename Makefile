@@ -20,3 +20,4 @@ generate:
 	script/setup run
 	.venv/bin/python -m qmond.schema page >docs/events.md
 	.venv/bin/python -m qmond.schema schema >docs/events.schema.json
+	.venv/bin/python -m qmond.ctl.manual >docs/man/qmonctl.1

@@ -156,15 +156,22 @@ def receiving(path: Path, late: list[float]) -> Iterator[None]:
 
 
 def latency(guest: Path, seconds: int) -> None:
-    """Print how long it takes from an event to a client."""
-    late: list[float] = []
-    with temporary() as folder, qmond(folder), receiving(folder / "qmond.sock", late):
-        run(["qemu-aarch64-static", str(guest), str(seconds)], folder)
-        time.sleep(0.2)
-    late.sort()
-    p50, p99 = late[len(late) // 2], late[len(late) * 99 // 100]
+    """Print how long it takes from an event to a client, alone and beside one that never reads."""
     print("\n## From event to client, at 1,000 events a second\n")
-    print(f"{len(late)} events: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms.")
+    for beside in (False, True):
+        late: list[float] = []
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(temporary())
+            stack.enter_context(qmond(folder))
+            if beside:
+                stack.enter_context(Client(folder / "qmond.sock")).tail()
+            stack.enter_context(receiving(folder / "qmond.sock", late))
+            run(["qemu-aarch64-static", str(guest), str(seconds)], folder)
+            time.sleep(0.2)
+        late.sort()
+        p50, p99 = late[len(late) // 2], late[len(late) * 99 // 100]
+        who = "beside a client that never reads" if beside else "alone"
+        print(f"- {who}: {len(late)} events, p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms")
 
 
 def idle(seconds: int) -> None:

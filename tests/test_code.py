@@ -80,12 +80,16 @@ ORDER = [
     "ctl.export",
     "ctl.sql",
     "ctl.query",
+    "ctl.sampling",
+    "ctl.screen",
+    "ctl.top",
     "ctl.doctor",
     "ctl.completion",
     "ctl.status",
     "ctl.ps",
     "ctl.tree",
     "ctl.__init__",
+    "ctl.manual",
 ]
 """Each module may import only those before it."""
 MODULES = sorted((ROOT / "qmond").rglob("*.py"))
@@ -123,7 +127,10 @@ TESTED_TOGETHER = {
     "chrome": "test_export",
     "table": "test_export",
     "sql": "test_query",
+    "sampling": "test_top",
+    "screen": "test_top",
     "completion": "test_ctl",
+    "manual": "test_ctl",
     "perfetto": "test_export",
     "statistics": "test_accounting",
     "startup": "root/test_restart",

@@ -1,5 +1,6 @@
 """qmonctl's words; what it does with a daemon the root tests show."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from qmond.__main__ import main as qmond
 from qmond.ctl import main, ps, tree
+from qmond.ctl.manual import page
 from qmond.ctl.status import render
 from qmond.ctl.text import age, printable
 
@@ -174,3 +176,14 @@ def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert "signal" in capsys.readouterr().out
     assert main(["events", "nosuch"]) == 1
     assert "unknown: NOSUCH" in capsys.readouterr().err
+
+
+def test_the_man_page_is_of_this_parser() -> None:
+    checked = Path(__file__).parent.parent / "docs/man/qmonctl.1"
+    assert checked.read_text() == page(), "make generate"
+    assert ".SS record" in page()
+    if groff := shutil.which("groff"):
+        done = subprocess.run(
+            [groff, "-man", "-Tutf8", "-ww", "-z", checked], capture_output=True, check=False
+        )
+        assert done.stderr == b""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import storm
 
 from qmond.access import Rights
 from qmond.clients import Source
@@ -335,3 +336,8 @@ def test_one_lock_at_a_time_and_no_file_left(tmp_path: Path) -> None:
     lock.close()
     assert not path.exists()
     Lock(path).close()
+
+
+def test_any_request_is_answered_and_costs_no_memory() -> None:
+    """As tests/hostile.py does with a million of them."""
+    assert asyncio.run(storm(20_000, time.time_ns())) < 4096

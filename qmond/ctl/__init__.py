@@ -23,11 +23,12 @@ from qmond.ctl import (
     rotate,
     status,
     tail,
+    top,
     tree,
 )
 from qmond.errors import QmondError
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 
 class Verb(Protocol):
@@ -44,6 +45,7 @@ _VERBS: Final[dict[str, Verb]] = {
     "tail": tail,
     "ps": ps,
     "tree": tree,
+    "top": top,
     "status": status,
     "events": events,
     "config": config,
@@ -59,8 +61,8 @@ _VERBS: Final[dict[str, Verb]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments, argparse.Namespace(parser=parser))
+    whole = parser()
+    options = whole.parse_args(arguments, argparse.Namespace(parser=whole))
     try:
         return _VERBS[options.verb].run(options)
     except QmondError as error:
@@ -73,20 +75,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return what takes qmonctl's arguments apart."""
+    whole = argparse.ArgumentParser(
         prog="qmonctl",
         description="Ask the qmond daemon what qemu-user processes do.",
-        epilog="Exit status: 0, 1 where the daemon is not there or refuses, 2 on wrong arguments.",
+        epilog="Exit status: 0, 1 where the daemon is not there or refuses, 2 on wrong arguments; "
+        "record has the command's.",
     )
-    parser.add_argument(
+    whole.add_argument(
         "--socket",
         type=Path,
         metavar="PATH",
         help=f"the daemon's socket (default: $QMOND_SOCKET or {DEFAULT_SOCKET})",
     )
-    parser.add_argument("--version", action="version", version=f"qmonctl {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    whole.add_argument("--version", action="version", version=f"qmonctl {__version__}")
+    verbs = whole.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, module in _VERBS.items():
         description = (module.__doc__ or "").strip()
         verb = verbs.add_parser(
@@ -96,4 +100,4 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)
-    return parser
+    return whole

@@ -21,8 +21,8 @@ from qmond.errors import QmondError
 
 __all__ = ["Recording"]
 
-_PATIENCE: Final = 15
-"""Seconds without any line, while there are more to come."""
+_PATIENCE: Final = 60
+"""Seconds without any line, while there are more: a reader that lags looks through the log."""
 _MORE_TIME: Final = 60
 """Seconds for the daemon to get through what it has seen."""
 _NEEDED: Final = frozenset({"TRACK_ADOPT", "TRACK_FORK", "EXIT"})

@@ -109,7 +109,7 @@ def described() -> str:
 @contextmanager
 def answered(sql: str, files: Iterable[Path]) -> Iterator[Answer]:
     """Give the answer to one SELECT over the events of files. Raises QmondError."""
-    with loaded(read(files), check=sql) as database, _told():
+    with _told(), loaded(read(files), check=sql) as database:
         found = database.execute(sql)
         described = found.description or []
         numeric = [str(column[1]) in _NUMERIC for column in described]
@@ -152,9 +152,7 @@ def loaded(events: Iterable[dict[str, Any]], *, check: str | None = None) -> Ite
 
 
 def _check(sql: str) -> None:
-    with _told():
-        statements = duckdb.extract_statements(sql)
-    kinds = [statement.type.name for statement in statements]
+    kinds = [statement.type.name for statement in duckdb.extract_statements(sql)]
     if len(kinds) != 1 or kinds[0] not in {"SELECT", "EXPLAIN"}:
         what = ", ".join(kinds) or "nothing"
         raise QmondError(f"SQL: one SELECT is expected, not {what}", hint="qmonctl query --help")
@@ -178,8 +176,10 @@ def _rows(found: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a DuckDB r
 def _told() -> Iterator[None]:
     try:
         yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or "interrupt" in str(error).lower():
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.Error as error:
         raise QmondError(f"SQL: {printable_lines(str(error))}") from error
 

@@ -1,0 +1,35 @@
+"""Show the processes under watch as they are, live: who makes how many events, of which types.
+
+Keys: s the next column to sort by, r the other way round, p pause, q quit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qmond.client import Client
+from qmond.ctl.sampling import COLUMNS, Sampler
+from qmond.errors import QmondError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("--sort", choices=COLUMNS, default="EV/S", help="(default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run until the user quits."""
+    if not sys.stdout.isatty():
+        raise QmondError("top is for a terminal", hint="`qmonctl ps --json` is for programs")
+
+    def connect() -> Client:
+        return Client(options.socket)
+
+    connect().close()  # where there is none to begin with, that is told at once
+    from qmond.ctl.screen import Top  # noqa: PLC0415 - textual takes a fifth of a second
+
+    Top(Sampler(connect), options.sort).run()
+    return 0
