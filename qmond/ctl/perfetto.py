@@ -35,7 +35,12 @@ def packets(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 # ---- protobuf: encoding.md of its documentation --------------------------------------------------
 
 
+_SHORT: Final = tuple(bytes([value]) for value in range(0x80))
+
+
 def _varint(value: int) -> bytes:
+    if 0 <= value < 0x80:
+        return _SHORT[value]
     value &= (1 << 64) - 1  # a negative number is its two's complement
     out = bytearray()
     while value > 0x7F:
