@@ -67,10 +67,18 @@ ORDER = [
     "ctl.config",
     "ctl.log_level",
     "ctl.rotate",
+    "ctl.command",
+    "ctl.family",
+    "ctl.digest",
+    "ctl.recording",
     "ctl.record",
     "ctl.lines",
+    "ctl.tracks",
     "ctl.perfetto",
+    "ctl.chrome",
+    "ctl.table",
     "ctl.export",
+    "ctl.sql",
     "ctl.query",
     "ctl.sampling",
     "ctl.screen",
@@ -110,8 +118,15 @@ TESTED_TOGETHER = {
     "strace": "test_render",
     "log_level": "root/test_socket",
     "rotate": "root/test_socket",
+    "command": "test_recording",
+    "family": "test_recording",
+    "digest": "test_recording",
     "record": "root/test_record",
     "lines": "test_export",
+    "tracks": "test_export",
+    "chrome": "test_export",
+    "table": "test_export",
+    "sql": "test_query",
     "sampling": "test_top",
     "screen": "test_top",
     "completion": "test_ctl",
@@ -174,7 +189,7 @@ def test_imports_only_what_stands_above_it(path: Path) -> None:
 
 
 def test_qmonctl_and_the_client_need_nothing_of_the_daemon() -> None:
-    allowed = {"__init__", "errors", "client", "events", "schema", "filters", "protocol"}
+    allowed = {"__init__", "errors", "client", "events", "fields", "schema", "filters", "protocol"}
     for path in [ROOT / "qmond/client.py", *(ROOT / "qmond/ctl").glob("*.py")]:
         outside = {name for name in imports(path) if not name.startswith("ctl.")}
         assert outside <= allowed
