@@ -109,7 +109,7 @@ class Client(asyncio.Protocol):
         self.sent = 0
         self.dropped = 0
         self._untold = 0
-        self._finishing = False
+        self._finishing = self._is_full = False
         self._clients = clients
         self._reader = LineReader()
         self._tail = Request("tail")
@@ -155,8 +155,13 @@ class Client(asyncio.Protocol):
             if line != b"" and (answered := self._respond(line)) is not None:
                 self._transport.write(answered)
 
+    def pause_writing(self) -> None:
+        """Take note that the buffer is more than half full."""
+        self._is_full = True
+
     def resume_writing(self) -> None:
         """Tell what was left out, now that there is room again."""
+        self._is_full = False
         if self._untold:
             self._transport.write(self._clients.source.dropped(self._untold))
             self._untold = 0
@@ -190,7 +195,7 @@ class Client(asyncio.Protocol):
         """Send what the reader chose; says whether there is room for more."""
         self._transport.write(lines)
         self.sent += lines.count(b"\n")
-        return self._transport.get_write_buffer_size() < self._clients.limits.client_buffer // 2
+        return not self._is_full
 
     def ended(self, reason: str) -> None:
         """Tell that no more events follow."""

@@ -20,6 +20,7 @@ from qmond.server import Hub, Lock
 from qmond.verbs import Verb
 
 ALL = (1 << len(NUMBER)) - 1
+LIMIT = 4 << 20
 
 
 def line(name: str, pid: int, size: int = 0) -> Encoder:
@@ -107,6 +108,27 @@ def test_greets_answers_and_streams(tmp_path: Path) -> None:
         assert await other.ask('{"op":"status"}') == {"ok": {"fine": True}}, "it gets no events"
 
     play(tmp_path / "s", scenario)
+
+
+def test_a_readers_lines_go_on_after_any_number_of_bytes(tmp_path: Path) -> None:
+    """Neither side may take half of the buffer, to the byte, for the other's turn."""
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        assert await peer.ask('{"op":"tail","args":{"where":"pid == 1"}}') == {"ok": {}}
+        (client,) = hub.clients
+        assert client.feed
+        sent = 0
+        while (room := LIMIT // 2 - client.describe()["buffered"]) > 0:
+            client.feed.pipe_data_received(1, b"x" * (min(room, LIMIT // 8) - 1) + b"\n")
+            sent += min(room, LIMIT // 8)
+        assert client.describe()["buffered"] == LIMIT // 2
+        await peer.reader.readexactly(sent)
+        hub.broadcast(line("READ", 1))
+        assert (await peer.get())["event"] == "READ"
+
+    play(tmp_path / "s", scenario, client_buffer=LIMIT)
 
 
 def test_refuses_and_goes_on(tmp_path: Path) -> None:
