@@ -16,8 +16,8 @@ from typing import Final  # noqa: E402
 
 from qmond import __version__  # noqa: E402
 from qmond.config import DEFAULT_PATH, load_config  # noqa: E402
-from qmond.daemon import run  # noqa: E402
 from qmond.errors import ConfigError, QmondError  # noqa: E402
+from qmond.service import run  # noqa: E402
 
 __all__ = ["main"]
 

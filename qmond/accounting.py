@@ -82,7 +82,8 @@ class Accounts:
         }
         fresh = {}
         for stage, (lost, told) in stages.items():
-            if news := lost - told:
+            news = lost - told
+            if set(news) - {"LOST"}:  # or each that is lost itself would make the next one
                 told.update(news)
                 fresh[stage] = dict(news)
         return fresh

@@ -34,6 +34,8 @@ def _section(of: type) -> Any:  # noqa: ANN401 - as above
 
 # ---- the keys --------------------------------------------------------------------------------
 
+_DAY: Final = 86_400
+
 _EXCLUDE: Final = (
     "qemu-system-",
     "qemu-img",
@@ -85,25 +87,32 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """When a log file is full, in bytes."""
+    """When a log file is full, in bytes, or old enough, in seconds."""
 
     size: int = _key(values.size(64 << 10, 1 << 40), 64 << 20)
+    age: float = _key(values.seconds(0.1, 366 * _DAY), float(_DAY))
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How many rotated log files stay."""
+    """How much of the log stays: rotated files, bytes in all, seconds."""
 
-    files: int = _key(values.integer(1, 100_000), 16)
+    files: int = _key(values.integer(1, 100_000), 1000)
+    bytes: int = _key(values.size(1 << 20, 1 << 50), 4 << 30)
+    age: float = _key(values.seconds(1, 36_600 * _DAY), 30.0 * _DAY)
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The event log."""
+    """The event log. `sync` has seconds, or never, rotate or batch."""
 
     dir: Path = _key(values.absolute, Path("/var/log/qmond"))
     rotate: Rotate = _section(Rotate)
+    compress: str = _key(values.choice("zstd", "gzip", "none"), "zstd")
+    compress_delay: float = _key(values.seconds(0, 366 * _DAY), 300.0)
     keep: Keep = _section(Keep)
+    min_free: int = _key(values.size(0, 1 << 50), 256 << 20)
+    sync: str | float = _key(values.sync, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

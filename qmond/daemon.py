@@ -1,4 +1,4 @@
-"""The daemon: puts the parts together, moves the records through them, and stops in order."""
+"""The daemon: its parts together, and the way of the records through them."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ import contextlib
 import logging
 import os
 import platform
-import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, Final
-
-import sdnotify
 
 from qmond import __version__, procfs
 from qmond.accounting import Accounts, Rates
 from qmond.adoption import adopt, look_up
 from qmond.allocations import Allocations
 from qmond.bpf.header import OTHERS
-from qmond.bpf.load import Options
 from qmond.bpf.probes import Settings
 from qmond.cgroups import CgroupPaths
 from qmond.clients import Source
 from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config
 from qmond.encode import Encoder, adoption
-from qmond.errors import LogError, QmondError
+from qmond.errors import LogError
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
 from qmond.journal import BOOKS, State
 from qmond.processes import Process, ProcessTable
 from qmond.redact import Redactor
 from qmond.reports import Reports
-from qmond.server import Hub, Lock
-from qmond.startup import Kernel, boot_id, have_precedence, limits, next_seq, obtain
+from qmond.server import Hub
+from qmond.startup import Kernel, boot_id, limits, next_seq
 from qmond.statistics import sums
 
-__all__ = ["Daemon", "run"]
+__all__ = ["Daemon"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +44,8 @@ _BUSY: Final = 1 << 18
 """Bytes in the ring that do not wait for that."""
 _SETTLE: Final = 0.02
 """Seconds until programs of the kernel side that run at this moment are surely done."""
+_UNFINISHED: Final = 0.2
+"""Seconds that a program may take that began before its tracepoint was taken off."""
 _DRIFT_NS: Final = 1_000_000
 """The wall clock may be corrected gradually by so much before `time` follows it."""
 
@@ -59,13 +58,14 @@ class Daemon:
         self.kernel = kernel
         self.probes = probes = kernel.probes
         self.log = log
+        seq = self._take_up(kernel.state)
         self.boot_id = boot_id()
         self.started = time.monotonic()
         self.accounts = Accounts()
         epoch = time.monotonic_ns() if config.timestamps == "relative" else 0
         self.redactor = Redactor(config.redact)
         self.encoder = Encoder(
-            fields=config.fields, epoch_ns=epoch, seq=next_seq(log), redactor=self.redactor
+            fields=config.fields, epoch_ns=epoch, seq=seq, redactor=self.redactor
         )
         self.rates = Rates()
         self.limits = limits(config.procfs)
@@ -99,21 +99,28 @@ class Daemon:
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
         self.log_failing = False
-        self._lost_since = 0
+        self._missing = self._lost_since = 0
         self._moved = 0.0
         """When there was a record last, on the monotonic clock."""
-        if kernel.state is not None:
-            self._resume(kernel.state)
+        for name, book in kernel.state.books.items() if kernel.state else ():
+            getattr(self.accounts, name).update(book)
         self._commit()
 
-    def _resume(self, state: State) -> None:
-        """Go on where another daemon ended: what it had not finished is done again."""
-        gone = self.log.cut(state.log_inode, state.log_bytes, state.seq)
-        if gone:
-            _log.info("%d bytes of the log's end are written again", gone)
-        self.encoder.go_on(state.seq)
-        for name, book in state.books.items():
-            getattr(self.accounts, name).update(book)
+    def _take_up(self, state: State | None) -> int:
+        """Go on where another daemon ended; returns the number of the next line.
+
+        What that one had not finished is done again. Numbers begin anew with the host, and a file
+        with them: none has lines of two boots.
+        """
+        if state is not None:
+            gone = self.log.cut(state.log_inode, state.log_bytes, state.seq)
+            if gone:
+                _log.info("%d bytes of the log's end are written again", gone)
+        self.log.recover()
+        seq = state.seq if state else next_seq(self.log)
+        if seq == 1 and "seq" in self.log.last_line():
+            self.log.rotate()
+        return seq
 
     def _commit(self) -> None:
         """Make what was done a fact, for whoever comes after an abrupt end."""
@@ -164,24 +171,39 @@ class Daemon:
         self._deliver()
 
     def _deliver(self) -> None:
-        """Write the batch to the log, count what that misses, and hand it to the clients."""
+        """Write the batch to the log, and hand it to the clients."""
         if len(self.encoder) == 0:
             self._commit()
             return
-        try:
-            self.log.write(self.encoder.data)
-        except LogError as error:
-            if not self.log_failing:
-                _log.error("the log cannot be written, events are lost: %s", error)
-            self.log_failing = True
-        else:
-            if self.log_failing:
-                _log.warning("the log is written again: %s", self.log.path)
-            self.log_failing = False
-        self.accounts.count(self.encoder.by_event(), logged=not self.log_failing)
+        self._write()
         self._commit()
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
+
+    def _write(self) -> None:
+        """Write the batch to the log, and enter what became of it."""
+        total = self.log.total
+        self._look_after_log(lambda: self.log.write(self.encoder.data))
+        written = self.log.total > total
+        if written and self.log_failing:
+            missing = self.accounts.not_logged.total() - self._missing
+            _log.warning("the log is written again, %d events are missing from it", missing)
+            self.log_failing = False
+        self.accounts.count(self.encoder.by_event(), logged=written)
+
+    def _look_after_log(self, work: Callable[[], None]) -> None:
+        """Do something to the log, and say where it begins to fail."""
+        try:
+            work()
+        except LogError as error:
+            if not self.log_failing:
+                _log.error("the log cannot be written, events are lost: %s", error)
+                self._missing = self.accounts.not_logged.total()
+            self.log_failing = True
+
+    def reopen_log(self) -> None:
+        """Begin a file at the log's path, where another program has taken it away."""
+        self._look_after_log(self.log.reopen)
 
     def _dropped(self, count: int) -> bytes:
         return self.encoder.compose("DROPPED", time.monotonic_ns(), {"count": count})
@@ -222,6 +244,7 @@ class Daemon:
         while True:
             await asyncio.sleep(1)
             self.hub.check()
+            self._look_after_log(self.log.check)
             if self._is_idle(2):
                 continue
             self.tell_losses()
@@ -241,7 +264,8 @@ class Daemon:
         for stage, by_event in lost.items():
             count = sum(by_event.values())
             since = self.encoder.moment(self._lost_since)
-            _log.warning("%d events lost at the %s: %s", count, stage, by_event)
+            if stage == "ring":
+                _log.warning("%d events lost at the ring: %s", count, by_event)
             self.tell(
                 "LOST", {"stage": stage, "count": count, "by_event": by_event, "since": since}
             )
@@ -311,7 +335,8 @@ class Daemon:
     def end(self) -> None:
         """Watch nothing more, move what still waits, and tell END with the totals."""
         self.probes.detach()
-        while self.drain():
+        deadline = time.monotonic() + _UNFINISHED
+        while self.drain() or (self._is_owed() and time.monotonic() < deadline):
             pass
         self.tell_statistics(self.probes.next_interval())
         self.tell_losses()
@@ -319,52 +344,15 @@ class Daemon:
         totals = self.reports.totals()
         self.tell("END", {"message": "Dynamic QEMU-user monitor stopped", "totals": totals})
 
+    def _is_owed(self) -> bool:
+        """Whether a program of the kernel side has counted what it is about to send.
+
+        Recent kernels let a task be preempted between its arrival at a tracepoint and the program.
+        """
+        counters = self.probes.counters()
+        rows = self.accounts.totals(counters).values()
+        return any(row["seen"] > sum(row.values()) - row["seen"] for row in rows)
+
     def close(self) -> None:
         """Give back what is the daemon's own."""
         self.steps.close()
-
-
-async def run(config: Config) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises QmondError."""
-    notifier = sdnotify.SystemdNotifier()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    async with contextlib.AsyncExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-            stack.callback(loop.remove_signal_handler, number)
-        path = config.socket.path
-        try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            stack.callback(Lock(path.with_name(path.name + ".lock")).close)
-        except OSError as error:
-            raise QmondError(f"{error.filename or path}: {error.strerror}") from error
-        log = EventLog(
-            config.log.dir, rotate_size=config.log.rotate.size, keep_files=config.log.keep.files
-        )
-        stack.callback(log.close)
-        kernel = await asyncio.to_thread(obtain, Options(ring=config.ring.size))
-        stack.callback(kernel.close)
-        daemon = Daemon(config, kernel, log)
-        stack.callback(daemon.close)
-        stack.push_async_callback(daemon.allocations.close)
-        await daemon.hub.listen(path)
-        stack.push_async_callback(daemon.hub.close)
-        daemon.begin()
-        stack.callback(daemon.end)
-        have_precedence()
-        loop.add_reader(daemon.steps.fd, daemon.follow_clock)
-        stack.callback(loop.remove_reader, daemon.steps.fd)
-        async with asyncio.TaskGroup() as tasks:
-            work = [
-                tasks.create_task(daemon.drain_forever()),
-                tasks.create_task(daemon.tick_forever()),
-                tasks.create_task(daemon.keep_house_forever()),
-            ]
-            _log.info("ready: socket %s, log %s", path, log.path)
-            notifier.notify("READY=1")
-            await stop.wait()
-            notifier.notify("STOPPING=1")
-            for task in work:
-                task.cancel()
-    _log.info("stopped")

@@ -1,6 +1,6 @@
-"""The event log: append whole lines, rotate by size, keep a number of old files.
+"""The event log: append whole lines, begin a new file when one is full or old, survive trouble.
 
-A file that is full is renamed to `events-20261123T083452.123456Z.jsonl`, the moment of its
+A file that is complete is renamed to `events-20261123T083452.123456Z.jsonl`, the moment of its
 rotation, and a new `events.jsonl` is begun: whoever follows by name or by inode misses nothing.
 
 What is written goes to the disk soon, and then leaves the page cache: a busy log would otherwise
@@ -11,63 +11,93 @@ slower to write to than those that it just gave back.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import orjson
+from qmond.config import Log
+from qmond.errors import LogError
+from qmond.logfile import (
+    LIVE,
+    is_at,
+    kept_files,
+    last_line,
+    new_name,
+    open_directory,
+    open_live,
+    recover,
+)
+from qmond.retention import Retention, room
 
-from qmond.errors import InUseError, LogError
-
-__all__ = ["LIVE", "EventLog"]
+__all__ = ["EventLog"]
 
 _log = logging.getLogger(__name__)
 
-LIVE: Final = "events.jsonl"
-_ROTATED: Final = "events-*.jsonl"
-_TAIL: Final = 1 << 20
-"""Bytes; no line is as long."""
+_FRESH: Final = ".new"
 _RELEASE: Final = 8 << 20
-"""Bytes written until the page cache is relieved of them once more."""
+"""Bytes written until the page cache is relieved of them once more, and room is looked for."""
+_RETRY: Final = 5.0
+"""Seconds until a rotation that failed is tried again."""
 
 
 class EventLog:
-    """The log in one directory, which is this daemon's alone: a second one is refused."""
+    """The log in one directory, which is this daemon's alone: a second one is refused.
 
-    def __init__(self, directory: Path, *, rotate_size: int, keep_files: int) -> None:
+    `bytes` are those of the live file; `total` those written by this daemon. `group` may read it.
+    """
+
+    def __init__(self, config: Log, group: int | None = None) -> None:
         """Open the log, and make the directory where there is none. Raises LogError, InUseError."""
-        self._path = directory / LIVE
-        self._rotate_size = rotate_size
-        self._keep_files = keep_files
+        self.path = config.dir / LIVE
+        self.total = 0
+        self.retention = Retention(config)
+        self._config = config
+        self._group = group
         self._aside = ThreadPoolExecutor(1, "qmond-log")  # what may wait for the disk
-        self._releasing: Future[None] | None = None
-        self._released = 0
+        self._flushing: Future[None] | None = None
         try:
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = _open(self._path)
-            self.bytes = _end_torn_line(self._fd)
+            open_directory(config.dir, group)
+            self.path.with_suffix(_FRESH).unlink(missing_ok=True)
+            self._fd = open_live(self.path, group)
+            self._begin(os.fstat(self._fd).st_size)
         except OSError as error:
-            raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
-        self.rotated = len(self._old())
+            raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
 
-    @property
-    def path(self) -> Path:
-        """The file that is written to now."""
-        return self._path
+    def _begin(self, size: int, age: float = 0) -> None:
+        """Enter what the live file is now."""
+        self.bytes = self._flushed = self._synced = self._sure = size
+        self._torn = False
+        """Whether what is in the file behind `bytes` could not be taken back."""
+        self._full = self._adrift = False
+        self._begun = time.monotonic() - age
+        self._retry = self._sync_due = 0.0
 
-    def last_line(self) -> dict[str, object] | None:
-        """Return the last line of the log, where it is a whole JSON object."""
-        tail = os.pread(self._fd, _TAIL, max(0, self.bytes - _TAIL))
-        old = self._old()
-        if not self.bytes and old:  # the live file has just been begun
-            with old[-1].open("rb") as file:
-                file.seek(max(0, old[-1].stat().st_size - _TAIL))
-                tail = file.read()
-        return _parsed(tail.rstrip(b"\n").rpartition(b"\n")[2]) or None
+    def recover(self) -> None:
+        """Have the log end with a whole line, whatever a crash left there. Raises LogError."""
+        try:
+            found = recover(self._fd, self.path)
+            size = os.fstat(self._fd).st_size
+            age = time.time() - _moment(self._fd, size)
+        except OSError as error:
+            raise LogError(f"{self.path}: {error.strerror}") from error
+        self._begin(size, max(0, age))
+        if found:
+            _log.warning("%s: %s", self.path, found)
+        self.retention.look(now=True)
+
+    def last_line(self) -> dict[str, object]:
+        """Return the last line of the log, or an empty one where there is none."""
+        if self.bytes:
+            return last_line(self._fd, self.bytes)
+        plain = [file for file in kept_files(self.path.parent) if file.path.suffix == ".jsonl"]
+        if not plain:
+            return {}
+        with plain[-1].path.open("rb") as file:
+            return last_line(file.fileno(), plain[-1].size)
 
     @property
     def inode(self) -> int:
@@ -81,8 +111,7 @@ class EventLog:
         Raises LogError.
         """
         if self.inode != inode:
-            first = _parsed(os.pread(self._fd, _TAIL, 0).partition(b"\n")[0])
-            number = first.get("seq")
+            number = last_line(self._fd, os.pread(self._fd, 1 << 20, 0).find(b"\n") + 1).get("seq")
             if not isinstance(number, int) or number < seq:
                 return 0  # that is another log
             size = 0
@@ -91,27 +120,47 @@ class EventLog:
             try:
                 os.ftruncate(self._fd, size)
             except OSError as error:
-                raise LogError(f"{self._path}: {error.strerror}") from error
-            self.bytes = size
+                raise LogError(f"{self.path}: {error.strerror}") from error
+            self._begin(size)
         return max(0, gone)
+
+    # ---- writing -------------------------------------------------------------------------------
 
     def write(self, lines: bytes | memoryview) -> None:
         """Append whole lines; a file that is full is rotated before.
 
         Raises LogError, and then none of them is in the file.
         """
+        if self.bytes - self._flushed > _RELEASE:
+            self._release()
+            self._look_for_room()
+        if self._adrift:
+            raise LogError(f"{self.path}: it was removed, and no other can be had")
+        if self._full:
+            raise LogError(f"{self.path.parent}: less than log.min_free of room")
+        if self.bytes and self.bytes + len(lines) > self._config.rotate.size:
+            self._rotate_where_possible()
         try:
-            if self.bytes and self.bytes + len(lines) > self._rotate_size:
-                self._rotate()
+            if self._torn:
+                self._take_back()
             view = memoryview(lines)
             while view:
                 view = view[os.write(self._fd, view) :]
+            if self._config.sync == "batch":
+                os.fdatasync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, self.bytes)
-            raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
+            self._torn = True
+            with contextlib.suppress(OSError):  # then it is tried before the next line
+                self._take_back()
+            raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
         self.bytes += len(lines)
-        if self.bytes - self._released > _RELEASE:
-            self._release()
+        self.total += len(lines)
+
+    def _take_back(self) -> None:
+        os.ftruncate(self._fd, self.bytes)
+        self._torn = False
+
+    # ---- a new file ----------------------------------------------------------------------------
 
     def rotate(self) -> Path | None:
         """Begin a new file, and return what the old one is called now; None where it is empty.
@@ -120,78 +169,151 @@ class EventLog:
         """
         if not self.bytes:
             return None
+        fresh = self.path.with_suffix(_FRESH)
+        fd = -1
         try:
-            return self._rotate()
+            fd = open_live(fresh, self._group, new=True)
+            renamed = new_name(self.path.parent)
+            self.path.rename(renamed)
+            fresh.rename(self.path)
+        except (OSError, LogError) as error:
+            if fd >= 0:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    fresh.unlink()
+            if isinstance(error, LogError):
+                raise
+            raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
+        self._replace(fd)
+        return renamed
+
+    def _rotate_where_possible(self) -> None:
+        """Begin a new file; where that fails, the old one goes on for a while."""
+        if time.monotonic() < self._retry:
+            return
+        try:
+            self.rotate()
+        except LogError as error:
+            self._retry = time.monotonic() + _RETRY
+            _log.warning("the log's file is full, and goes on: %s", error)
+
+    def reopen(self) -> None:
+        """Begin a file at the log's path, where another program has taken it. Raises LogError."""
+        if is_at(self._fd, self.path):
+            self._adrift = False
+            return
+        if not self._adrift:
+            _log.warning("%s was renamed or removed, and is begun anew", self.path)
+        self._adrift = True
+        try:
+            open_directory(self.path.parent, self._group)
+            fd = open_live(self.path, self._group)
+            if os.fstat(self._fd).st_nlink == 0:
+                self._rescue(fd)
         except OSError as error:
-            raise LogError(f"{error.filename or self._path}: {error.strerror}") from error
+            raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
+        self._replace(fd)
+
+    def _rescue(self, fd: int) -> None:
+        """Copy what was written since the file was seen in its place last, and then was removed."""
+        size = self.bytes
+        while self._sure < size:
+            content = os.pread(self._fd, _RELEASE, self._sure)[: size - self._sure]
+            self._sure += os.write(fd, content)
+
+    def _replace(self, fd: int) -> None:
+        sync = self._config.sync != "never"
+        self._aside.submit(_finish, self._fd, self.path.parent if sync else None)
+        self._fd = fd
+        self._begin(os.fstat(fd).st_size)
+        self.retention.look(now=True)
+
+    # ---- looking after it ----------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Do what is due by the clock; called about once a second. Raises LogError."""
+        self.reopen()
+        size = os.fstat(self._fd).st_size
+        if size < self.bytes:
+            _log.warning("%s was cut to %d bytes by another program", self.path, size)
+            self._begin(size)
+        self._sure = self.bytes
+        if self.bytes and time.monotonic() - self._begun >= self._config.rotate.age:
+            self._rotate_where_possible()
+        interval = self._config.sync
+        if (
+            isinstance(interval, float)
+            and self.bytes != self._synced
+            and time.monotonic() >= self._sync_due
+            and self._flush(os.fdatasync, self._fd)
+        ):
+            self._synced, self._sync_due = self.bytes, time.monotonic() + interval - 0.5
+        self._look_for_room()
+        self.retention.look()
+
+    def configure(self, config: Log) -> None:
+        """Go by another configuration from here on; the directory stays."""
+        self._config = self.retention.config = config
+        self.retention.look(now=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` says of the log."""
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "total": self.total,
+            "rotated": self.retention.files,
+            "rotated_bytes": self.retention.bytes,
+        }
 
     def close(self) -> None:
-        """Close the live file."""
+        """Close the live file, once it is on the disk."""
+        self.retention.close()
+        self._aside.submit(_finish, self._fd, None)
         self._aside.shutdown()
-        os.close(self._fd)
+
+    def _look_for_room(self) -> None:
+        with contextlib.suppress(OSError):  # a write will tell
+            lacks = room(self._config) < 0
+            if lacks:
+                self.retention.look(now=True)
+            self._full = lacks and self.retention.files == 0
 
     def _release(self) -> None:
         """Have what is written go to the disk, and leave the page cache once it is there."""
-        if self._releasing and not self._releasing.done():
-            return  # the disk is slower than the guests: the cache is there for that
-        self._released = self.bytes
         advice = os.POSIX_FADV_DONTNEED  # begins to write what is dirty, drops what is not
-        self._releasing = self._aside.submit(os.posix_fadvise, self._fd, 0, self.bytes, advice)
+        if self._flush(os.posix_fadvise, self._fd, 0, self.bytes, advice):
+            self._flushed = self.bytes
 
-    def _old(self) -> list[Path]:
-        return sorted(self._path.parent.glob(_ROTATED))  # the names sort by time
-
-    def _rotate(self) -> Path:
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        renamed = self._path.with_name(f"events-{moment}.jsonl")
-        with contextlib.suppress(FileNotFoundError):  # renamed, and then no new one could be had
-            self._path.rename(renamed)
-        fresh = _open(self._path)
-        self._aside.submit(_finish, self._fd)
-        self._fd, self.bytes, self._released = fresh, 0, 0
-        old = self._old()
-        for path in old[: -self._keep_files]:
-            path.unlink()
-        self.rotated = min(len(old), self._keep_files)
-        return renamed
+    def _flush(self, call: Any, *arguments: int) -> bool:  # noqa: ANN401 - a system call
+        """Have the disk do something, unless it is still busy with the last; says which."""
+        if self._flushing is not None and not self._flushing.done():
+            return False
+        self._flushing = self._aside.submit(call, *arguments)
+        return True
 
 
-def _parsed(line: bytes) -> dict[str, object]:
-    """Return a line as an object; where it is none, an empty one."""
+def _moment(fd: int, size: int) -> float:
+    """Return when a file's first line was made, in seconds since 1970; now where it has none."""
+    head = os.pread(fd, min(size, 1 << 20), 0)
     try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return datetime.fromisoformat(str(last_line(fd, head.find(b"\n") + 1)["time"])).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
 
 
-def _open(path: Path) -> int:
-    """Open for appending, and take the lock that says whose it is; no symbolic link is followed."""
-    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise InUseError(
-            f"{path}: another qmond writes this log", hint="give this one another log.dir"
-        ) from error
-    return fd
-
-
-def _finish(fd: int) -> None:
-    """Close a file that is complete, once it is on the disk and out of the page cache."""
+def _finish(fd: int, directory: Path | None) -> None:
+    """Close a file that is complete, once it and its name are on the disk."""
     try:
         os.fdatasync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if directory:
+            names = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(names)
+            finally:
+                os.close(names)
     except OSError as error:
         _log.warning("a rotated file of the log may not be on the disk: %s", error.strerror)
     finally:
         os.close(fd)
-
-
-def _end_torn_line(fd: int) -> int:
-    """Return the file's size, after ending a last line that a crash cut off."""
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        size += os.write(fd, b"\n")
-    return size

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import itertools
 import os
 import re
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Self
 
-from qmond.eventlog import LIVE
+from qmond.logfile import LIVE, PART
 
 __all__ = ["History", "Position", "number_of"]
 
@@ -51,7 +50,7 @@ class History:
         live.open()  # it may be renamed at any moment
         names: dict[str, Path] = {}
         for path in directory.glob("events-*.jsonl*"):
-            if not live.is_at(path):
+            if path.suffix != PART and not live.is_at(path):
                 names[path.name.partition(".jsonl")[0]] = path
         self._files = [_File(names[stem]) for stem in sorted(names)] + [live]
 
@@ -87,22 +86,27 @@ class History:
                 yield line
 
     def numbers(self, first: int, last: int = _NO_END) -> Iterator[bytes]:
-        """Yield the lines of this boot with these numbers; a GAP says which are gone."""
+        """Yield the lines of this boot with these numbers; a GAP says which are gone.
+
+        Each file has lines of one boot alone, so that its numbers rise.
+        """
+        chosen: list[_File] = []
         later = _NO_END
-
-        def is_before(line: bytes) -> bool:
-            nonlocal later
-            number, before = number_of(line), later
-            later = number
-            return number <= first or number > before  # the latter is of the boot before
-
-        files = self._from(is_before)
-        expected, skipped = first, self._of_other_boots(files)
-        for at, line in enumerate(self._read(files)):
+        for file in reversed(self._files):
+            number = number_of(file.first() or b"")
+            if number > later:
+                break  # of the boot before
+            later = number or later
+            chosen.insert(0, file)
+            if 0 < number <= first:
+                file.skip_to(first)
+                break
+        expected = first
+        for line in self._read(chosen):
             number = number_of(line)
             if number > last:
                 break
-            if at < skipped or number < expected:
+            if number < expected:
                 continue
             if number > expected:
                 yield _gap(expected, number - 1)
@@ -132,23 +136,14 @@ class History:
                     break
         return chosen
 
-    def _of_other_boots(self, files: list[_File]) -> int:
-        """Return how many lines come before this boot's first one, where numbers begin anew."""
-        skipped = before = 0
-        heads = (file.first() or b"" for file in files[1:2])
-        for at, line in enumerate(itertools.chain(self._read(files[:1]), heads)):
-            number = number_of(line)
-            if 0 < number < before:
-                skipped = at
-            before = number
-        return skipped
-
     def _read(self, files: list[_File]) -> Iterator[bytes]:
         for file in files:
             is_last = self._end is not None and file.inode == self._end.inode
             yield from file.lines(self._end.offset if self._end and is_last else _NO_END)
             if is_last:
                 return
+            if file is not self._files[-1]:
+                file.close()
 
 
 class _File:
@@ -157,6 +152,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
+        self._begin = 0
 
     def open(self) -> None:
         self._file = self._path.open("rb")
@@ -164,6 +160,7 @@ class _File:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None
 
     @property
     def inode(self) -> int:
@@ -181,20 +178,42 @@ class _File:
 
     def first(self) -> bytes | None:
         """Return its first line; None where it has none, or is gone."""
-        return next(self.lines(_NO_END, _PAGE), None)
+        was_open = self._file is not None
+        line = next(self.lines(_NO_END, _PAGE), None)
+        if not was_open:  # there may be more files than a process may have open
+            self.close()
+        return line
 
     def lines(self, most: int, chunk_size: int = _CHUNK) -> Iterator[bytes]:
         """Yield whole lines of the first bytes of the file; nothing where it is gone."""
         if self._file is None and not self._find():
             return
         assert self._file is not None  # noqa: S101 - for the type checker
-        self._file.seek(0)
-        content, left, rest = _decompressed(self._file, self._path.suffix), most, b""
+        self._file.seek(self._begin)
+        content, rest = _decompressed(self._file, self._path.suffix), b""
+        left = most - self._begin
         while chunk := content.read(min(chunk_size, left)):
             left -= len(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield line + b"\n"
+
+    def skip_to(self, number: int) -> None:
+        """Begin shortly before the line with a number, where it need not read all for that."""
+        if self._file is None and not self._find():
+            return
+        assert self._file is not None  # noqa: S101 - for the type checker
+        if self._path.suffix != ".jsonl":
+            return
+        begin, end = 0, os.fstat(self._file.fileno()).st_size
+        while end - begin > _CHUNK:
+            middle = (begin + end) // 2
+            at = middle + os.pread(self._file.fileno(), _CHUNK, middle).find(b"\n") + 1
+            found = number_of(os.pread(self._file.fileno(), _CHUNK, at).partition(b"\n")[0])
+            if at == middle or not found:
+                break
+            begin, end = (at, end) if found <= number else (begin, middle)
+        self._begin = begin
 
     def _find(self) -> bool:
         for path in (self._path, *(Path(f"{self._path}{suffix}") for suffix in (".zst", ".gz"))):

@@ -90,12 +90,7 @@ class Reports:
             "tracked": len(of.processes),
             "allocations": of.allocations.states(),
             "clients": [client.describe() for client in of.hub.clients],
-            "log": {
-                "path": str(of.log.path),
-                "bytes": of.log.bytes,
-                "rotated": of.log.rotated,
-                "failing": of.log_failing,
-            },
+            "log": of.log.describe() | {"failing": of.log_failing},
             "counters": self.totals(),
         }
 

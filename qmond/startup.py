@@ -88,7 +88,7 @@ def limits(root: Path) -> list[str]:
 
 def next_seq(log: EventLog) -> int:
     """Return the number after the log's last line, where that was written since the host booted."""
-    last = log.last_line() or {}
+    last = log.last_line()
     seq, moment = last.get("seq"), last.get("time")
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     boot = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(booted))

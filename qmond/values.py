@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from qmond.bpf.header import PATTERN_MAX, PATTERN_WORDS
 from qmond.events import PUBLIC, STREAM_ONLY
@@ -34,6 +34,7 @@ __all__ = [
     "seconds",
     "size",
     "socket_path",
+    "sync",
 ]
 
 Parser = Callable[[Any], Any]
@@ -112,6 +113,16 @@ def seconds(least: float, most: float) -> Parser:
         return seconds
 
     return parse
+
+
+def sync(value: object) -> str | float:
+    """When the log goes to the disk: never, rotate, batch, or an interval such as 1s."""
+    if isinstance(value, str) and value in {"never", "rotate", "batch"}:
+        return value
+    try:
+        return cast("float", seconds(0.1, 3600)(value))
+    except ValueError as error:
+        raise ValueError("never, rotate, batch, or a time from 0.1s to 3600s") from error
 
 
 def rate(least: int, most: int) -> Parser:

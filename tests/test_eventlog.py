@@ -1,19 +1,50 @@
-"""The log: whole lines, rotation, one writer."""
+"""The log: whole lines, rotation, one writer, and what becomes of it in trouble."""
 
+import gzip
 import os
 import stat
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
+from qmond.config import Keep, Log, Rotate
 from qmond.errors import InUseError, LogError
 from qmond.eventlog import EventLog
+from qmond.history import History
+from qmond.logfile import kept_files, new_name
+from qmond.retention import surplus
 
 
-def open_log(path: Path, size: int = 100, files: int = 16) -> EventLog:
-    return EventLog(path, rotate_size=size, keep_files=files)
+def open_log(path: Path, size: int = 100, files: int = 16, **more: object) -> EventLog:
+    settings = {"min_free": 0, "compress": "none"} | more
+    log = EventLog(
+        Log(dir=path, rotate=Rotate(size=size), keep=Keep(files=files), **settings)  # type: ignore[arg-type]
+    )
+    log.recover()
+    return log
+
+
+def settle(log: EventLog) -> None:
+    """Wait until what is done aside is done."""
+    while log.retention._round is None or not log.retention._round.done():
+        time.sleep(0.005)
+    log.retention._round.result()
+
+
+def row(number: int) -> bytes:
+    return b'{"time":"2026-11-23T08:00:00.000000Z","seq":%d}\n' % number
+
+
+def rows(path: Path) -> list[bytes]:
+    with History(path) as history:
+        return list(history.lines())
 
 
 def content(path: Path) -> bytes:
@@ -30,7 +61,7 @@ def test_rotates_between_lines_and_loses_none(tmp_path: Path) -> None:
     log.close()
     assert content(tmp_path) == b"".join(lines)
     files = sorted(tmp_path.glob("events-*.jsonl"))
-    assert len(files) == log.rotated > 5
+    assert len(files) > 5
     assert all(file.stat().st_size <= 100 and file.read_bytes().endswith(b"\n") for file in files)
 
 
@@ -56,6 +87,9 @@ def test_keeps_the_newest_files(tmp_path: Path) -> None:
     log = open_log(tmp_path, files=2)
     for number in range(50):
         log.write(b"%03d " % number + b"x" * 60 + b"\n")
+    settle(log)
+    log.check()
+    settle(log)
     log.close()
     kept = content(tmp_path).splitlines()
     assert [line[:3] for line in kept] == [b"047", b"048", b"049"]
@@ -69,14 +103,265 @@ def test_is_for_the_owner_and_its_group(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new" / "events.jsonl").stat().st_mode) == 0o640
 
 
-def test_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
-    (tmp_path / "events.jsonl").write_bytes(b'{"seq":1}\n{"se')
+@pytest.mark.parametrize("rest", [b"", b"\0" * 5000, b"\xff{garbage\n", b"[1]\n\0\0"])
+def test_a_torn_end_is_set_aside_wherever_it_was_torn(tmp_path: Path, rest: bytes) -> None:
+    whole, last = row(1) + row(2), row(3)
+    for cut in range(len(last) + 1):
+        path = tmp_path / str(cut)
+        path.mkdir()
+        (path / "events.jsonl").write_bytes(whole + last[:cut] + rest)
+        log = open_log(path, size=10_000)
+        known = 3 if cut == len(last) or (cut == len(last) - 1 and not rest) else 2
+        assert log.last_line()["seq"] == known
+        log.write(row(known + 1))
+        log.close()
+        assert rows(path) == [row(number) for number in range(1, known + 2)]
+        (*torn,) = path.glob("events-*.torn")
+        kept = b"".join(file.read_bytes() for file in torn)
+        assert b"".join([*rows(path)[:known], kept]).rstrip(b"\n") == (
+            whole + last[:cut] + rest
+        ).rstrip(b"\n")
+
+
+def test_a_log_that_is_all_zeros_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(bytes(3 << 20))
     log = open_log(tmp_path)
-    assert log.last_line() is None
-    log.write(b'{"seq":2}\n')
-    assert log.last_line() == {"seq": 2}
+    log.write(row(1))
     log.close()
-    assert (tmp_path / "events.jsonl").read_bytes() == b'{"seq":1}\n{"se\n{"seq":2}\n'
+    assert rows(tmp_path) == [row(1)]
+    (torn,) = tmp_path.glob("*.torn")
+    assert torn.stat().st_size == 3 << 20
+
+
+def test_rotates_by_age_though_it_was_begun_before(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(row(1))
+    log = EventLog(Log(dir=tmp_path, rotate=Rotate(age=3600), compress="none"))
+    log.recover()
+    log.check()
+    assert len(list(tmp_path.glob("events-*.jsonl"))) == 1, "its line is of long ago"
+    log.write(row(2).replace(b"2026", b"9999"))
+    log.check()
+    log.check()
+    log.close()
+    assert rows(tmp_path)[0] == row(1)
+    assert len(list(tmp_path.glob("events-*.jsonl"))) == 1
+
+
+def test_names_go_on_though_the_clock_goes_back(tmp_path: Path) -> None:
+    (tmp_path / "events-29991231T235959.999999Z.jsonl.zst").touch()
+    (tmp_path / "events-zzz").touch()
+    assert new_name(tmp_path).name == "events-30000101T000000.000000Z.jsonl"
+
+
+@pytest.mark.parametrize("method", ["zstd", "gzip"])
+def test_compresses_after_a_delay(tmp_path: Path, method: str) -> None:
+    log = open_log(tmp_path, size=10_000, compress=method, compress_delay=0.3)
+    lines = [row(number) for number in range(1000)]
+    for line in lines:
+        log.write(line)
+    log.retention.look(now=True)
+    settle(log)
+    assert not list(tmp_path.glob("*.zst")) + list(tmp_path.glob("*.gz")), "not yet"
+    time.sleep(0.3)
+    log.retention.look(now=True)
+    settle(log)
+    log.close()
+    files = sorted(tmp_path.glob("events-*"))
+    assert len(files) == 4
+    assert {file.suffix for file in files} == {".zst" if method == "zstd" else ".gz"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o640}
+    first = files[0].read_bytes()
+    plain = gzip.decompress(first) if method == "gzip" else zstandard.decompress(first, 20_000)
+    assert plain.startswith(lines[0])
+    assert rows(tmp_path) == lines
+
+
+def test_what_a_compressor_left_unfinished_goes(tmp_path: Path) -> None:
+    plain = tmp_path / "events-20261123T080000.000000Z.jsonl"
+    plain.write_bytes(row(1))
+    (tmp_path / f"{plain.name}.zst.part").write_bytes(b"half")
+    assert rows(tmp_path) == [] if not plain else [row(1)]
+    log = open_log(tmp_path, compress="zstd")
+    settle(log)
+    log.close()
+    assert not list(tmp_path.glob("*.part"))
+    assert rows(tmp_path) == [row(1)]
+
+
+def test_what_stays_is_bound_by_number_bytes_and_age(tmp_path: Path) -> None:
+    for at in range(10):
+        (tmp_path / f"events-202611{at + 10}T000000.000000Z.jsonl.zst").write_bytes(b"x" * 100)
+    files = kept_files(tmp_path)
+    now = files[-1].moment
+
+    def gone(live: int = 0, **keep: int) -> int:
+        limits = replace(Keep(files=100, bytes=10_000, age=1e9), **keep)
+        chosen = surplus(files, limits, live, now)
+        assert chosen == files[: len(chosen)], "the oldest first"
+        return len(chosen)
+
+    assert gone() == 0
+    assert gone(files=7) == 3
+    assert gone(bytes=450) == 6
+    assert gone(bytes=450, live=200) == 8, "the live file counts"
+    assert gone(bytes=50, live=200) == 10
+    assert gone(age=86_400 * 4) == 5
+    assert gone(age=86_400 * 4, files=2) == 8
+
+
+def test_takes_no_file_of_someone_elses(tmp_path: Path) -> None:
+    live = tmp_path / "events.jsonl"
+    os.mkfifo(live)
+    with pytest.raises(LogError, match="not a file of this daemon's alone"):
+        open_log(tmp_path)
+    live.unlink()
+    (tmp_path / "elsewhere").touch()
+    live.hardlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LogError, match="2 names"):
+        open_log(tmp_path)
+    live.unlink()
+    tmp_path.chmod(0o777)
+    with pytest.raises(LogError, match="mode 0777"):
+        open_log(tmp_path)
+    tmp_path.chmod(0o755)
+    live.touch()
+    if os.geteuid() == 0:
+        os.chown(live, 12345, -1)
+        with pytest.raises(LogError, match="owner 12345"):
+            open_log(tmp_path)
+
+
+def test_an_outside_rotation_is_followed(tmp_path: Path) -> None:
+    log = open_log(tmp_path, size=10_000)
+    log.write(row(1))
+    log.reopen()
+    assert [file.name for file in tmp_path.iterdir()] == ["events.jsonl"], "nothing to be done"
+    (tmp_path / "events.jsonl").rename(tmp_path / "events.jsonl.1")
+    log.write(row(2))
+    log.reopen()
+    log.write(row(3))
+    log.close()
+    assert (tmp_path / "events.jsonl.1").read_bytes() == row(1) + row(2)
+    assert (tmp_path / "events.jsonl").read_bytes() == row(3)
+
+
+def test_what_was_just_written_survives_the_removal_of_its_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    log = open_log(folder, size=10_000)
+    log.write(row(1))
+    log.check()
+    log.write(row(2))
+    (folder / "events.jsonl").unlink()
+    folder.rmdir()
+    folder.touch()  # no directory can be made here
+    log.write(row(3))
+    with pytest.raises(LogError, match="log"):
+        log.check()
+    with pytest.raises(LogError, match="removed"):
+        log.write(row(4))
+    folder.unlink()
+    log.check()
+    log.write(row(5))
+    log.close()
+    assert rows(folder) == [row(2), row(3), row(5)], "what was there before was removed"
+
+
+def test_a_file_that_another_program_cut_is_gone_on_with(tmp_path: Path) -> None:
+    log = open_log(tmp_path, size=10_000)
+    log.write(row(1))
+    os.truncate(tmp_path / "events.jsonl", 0)  # as logrotate's copytruncate
+    log.check()
+    log.write(row(2))
+    assert log.bytes == len(row(2))
+    log.close()
+    assert rows(tmp_path) == [row(2)]
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    path.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", path], check=True
+    )
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_tears_nothing_and_is_recovered_from(tmp_path: Path) -> None:
+    batch = b"".join(map(row, range(1000)))
+    with small_disk(tmp_path / "disk", "1M") as disk:
+        log = open_log(disk, size=200_000, files=1000)
+        written = 0
+        with pytest.raises(LogError, match="No space left"):
+            while True:
+                log.write(batch)
+                written += 1
+        assert rows(disk) == [row(number) for number in range(1000)] * written
+        for file in disk.glob("events-*"):
+            file.unlink()
+        log.write(row(7))
+        assert rows(disk)[-1] == row(7)
+        log.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_old_files_go_where_room_is_short_and_then_writing_stops(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "4M") as disk:
+        log = open_log(disk, size=300_000, files=1000, min_free=2 << 20)
+        for number in range(100):
+            log.write(b"x" * 99_999 + b"\n")
+            if number % 10 == 0:
+                log.check()
+                settle(log)
+        log.check()
+        settle(log)
+        free = os.statvfs(disk)
+        assert free.f_bavail * free.f_frsize >= 2 << 20
+        assert 3 <= log.retention.files <= 7
+        other = disk / "other"
+        other.write_bytes(bytes(free.f_bavail * free.f_frsize - 100_000))
+        for _ in range(2):
+            log.check()
+            settle(log)
+        log.check()
+        assert not list(disk.glob("events-*"))
+        with pytest.raises(LogError, match="min_free"):
+            log.write(row(1))
+        other.unlink()
+        log.check()
+        log.write(row(2))
+        log.close()
+        assert rows(disk)[-1] == row(2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_rotation_that_fails_loses_nothing(tmp_path: Path) -> None:
+    log = open_log(tmp_path, size=100)
+    subprocess.run(["mount", "--bind", "-o", "ro", tmp_path, tmp_path], check=True)
+    try:
+        for number in range(10):
+            log.write(row(number))
+            log.check()
+        with pytest.raises(LogError, match="Read-only"):
+            log.rotate()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert rows(tmp_path) == [row(number) for number in range(10)]
+    assert log.rotate()
+    log.close()
+
+
+@pytest.mark.parametrize("sync", ["never", "rotate", "batch", 0.1])
+def test_every_way_to_the_disk_writes_the_same(tmp_path: Path, sync: object) -> None:
+    log = open_log(tmp_path, size=200, sync=sync)
+    for number in range(50):
+        log.write(row(number))
+        log.check()
+    log.close()
+    assert rows(tmp_path) == [row(number) for number in range(50)]
 
 
 def test_has_one_writer(tmp_path: Path) -> None:

@@ -117,10 +117,10 @@ def test_gaps_are_told(tmp_path: Path) -> None:
     "files",
     [
         (span(1, 90), span(1, 9)),
-        (span(50, 90) + span(1, 4), span(5, 9)),
-        (span(2, 9) + span(1, 4), span(5, 9)),
+        (span(50, 90), span(1, 4), span(5, 9)),
+        (span(2, 9), span(1, 4), span(5, 9)),
         (span(1, 3), span(4, 90), span(1, 9)),
-        (span(1, 90) + span(1, 9),),
+        (span(1, 9), b""),
     ],
 )
 def test_numbers_are_those_of_this_boot(tmp_path: Path, files: tuple[bytes, ...]) -> None:
@@ -128,6 +128,22 @@ def test_numbers_are_those_of_this_boot(tmp_path: Path, files: tuple[bytes, ...]
     with History(tmp_path) as history:
         assert numbers(history.numbers(1)) == list(range(1, 10))
         assert numbers(history.numbers(6)) == list(range(6, 10))
+
+
+def test_a_number_far_into_a_large_file_is_found_without_reading_all(tmp_path: Path) -> None:
+    row = {"event": "READ", "buf": "x" * 3000, "seq": 0}
+    lines = (json.dumps(row | {"seq": at}, separators=(",", ":")) for at in range(1, 5001))
+    fill(tmp_path, "\n".join([*lines, ""]).encode())
+    for number in (1, 2, 2500, 4998, 5000):
+        with History(tmp_path) as history:
+            found = numbers(history.numbers(number, number))
+            assert found == [number]
+            read = history._files[-1]._file
+            assert read
+            assert read.tell() - (number - 1) * 3030 < 5 << 20
+    with History(tmp_path) as history:
+        next(history.numbers(4000))
+        assert history._files[-1]._begin > 10 << 20
 
 
 def test_a_torn_line_is_nobodys(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def commit(self, commit=Daemon._commit, calls=[0]):
     commit(self)
 def write(self, lines, write=EventLog.write, calls=[0]):
     calls[0] += 1
-    if calls[0] == 9: self._rotate()
+    if calls[0] == 9: self.rotate()
     write(self, lines)
 Daemon._commit, EventLog.write = commit, write
 """,
