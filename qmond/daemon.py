@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import platform
 import socket
@@ -44,6 +45,8 @@ _BUSY: Final = 1 << 18
 """Bytes in the ring that do not wait for that."""
 _SETTLE: Final = 0.02
 """Seconds until programs of the kernel side that run at this moment are surely done."""
+_CALM: Final = 2.0
+"""Seconds without a failure until the log is said to be written again."""
 _UNFINISHED: Final = 0.2
 """Seconds that a program may take that began before its tracepoint was taken off."""
 _DRIFT_NS: Final = 1_000_000
@@ -100,6 +103,7 @@ class Daemon:
         self.encoder.follow(self._anchor)
         self.log_failing = False
         self._missing = self._lost_since = 0
+        self._good_since = math.inf
         self._moved = 0.0
         """When there was a record last, on the monotonic clock."""
         for name, book in kernel.state.books.items() if kernel.state else ():
@@ -185,10 +189,10 @@ class Daemon:
         total = self.log.total
         self._look_after_log(lambda: self.log.write(self.encoder.data))
         written = self.log.total > total
-        if written and self.log_failing:
-            missing = self.accounts.not_logged.total() - self._missing
-            _log.warning("the log is written again, %d events are missing from it", missing)
-            self.log_failing = False
+        if not written:
+            self._good_since = math.inf
+        elif self._good_since == math.inf:
+            self._good_since = time.monotonic()
         self.accounts.count(self.encoder.by_event(), logged=written)
 
     def _look_after_log(self, work: Callable[[], None]) -> None:
@@ -200,6 +204,7 @@ class Daemon:
                 _log.error("the log cannot be written, events are lost: %s", error)
                 self._missing = self.accounts.not_logged.total()
             self.log_failing = True
+            self._good_since = math.inf
 
     def reopen_log(self) -> None:
         """Begin a file at the log's path, where another program has taken it away."""
@@ -245,6 +250,10 @@ class Daemon:
             await asyncio.sleep(1)
             self.hub.check()
             self._look_after_log(self.log.check)
+            if self.log_failing and time.monotonic() - self._good_since > _CALM:
+                missing = self.accounts.not_logged.total() - self._missing
+                _log.warning("the log is written again, %d events are missing from it", missing)
+                self.log_failing = False
             if self._is_idle(2):
                 continue
             self.tell_losses()
