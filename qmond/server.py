@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -70,8 +71,22 @@ class Hub:
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
-    async def listen(self, path: Path) -> None:
-        """Begin to serve; the caller holds the path's lock. Raises QmondError."""
+    async def listen(self, path: Path, listener: socket.socket | None = None) -> None:
+        """Begin to serve; the caller holds the path's lock. Raises QmondError.
+
+        A `listener` that already is at the path, a socket unit's, stays there at the end.
+        """
+        try:
+            if listener is None:
+                listener = self._bind(path)
+                self._path = path
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: Client(self), sock=listener, backlog=self.limits.max_clients
+            )
+        except OSError as error:
+            raise QmondError(f"{path}: {error.strerror}") from error
+
+    def _bind(self, path: Path) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
@@ -80,18 +95,27 @@ class Hub:
                 listener.bind(str(path))
             finally:
                 os.umask(mask)
-            if self._groups[0] is None:
-                _log.info("there is no group %s: only root may connect", self.limits.group)
-            else:
-                os.chown(path, -1, self._groups[0])
-                path.chmod(0o660)
-            self._server = await asyncio.get_running_loop().create_unix_server(
-                lambda: Client(self), sock=listener, backlog=self.limits.max_clients
-            )
-        except OSError as error:
+            self._admit(path)
+        except OSError:
             listener.close()
-            raise QmondError(f"{path}: {error.strerror}") from error
-        self._path = path
+            raise
+        return listener
+
+    def _admit(self, path: Path) -> None:
+        """Let the group connect."""
+        if self._groups[0] is None:
+            _log.info("there is no group %s: only root may connect", self.limits.group)
+        else:
+            os.chown(path, -1, self._groups[0])
+            path.chmod(0o660)
+
+    def configure(self, limits: Socket, configured: int) -> None:
+        """Go by other limits, and groups, from here on; `configured` are the events that exist."""
+        self.limits = limits
+        self.source = replace(self.source, configured=configured)
+        self._groups = group_id(limits.group), group_id(limits.payload_group)
+        if self._path:
+            self._admit(self._path)
 
     def broadcast(self, batch: Batch) -> None:
         """Hand a batch to every client that tails; the wanted lines are chosen once for equals."""
@@ -128,9 +152,10 @@ class Hub:
 
     async def close(self) -> None:
         """Remove the socket, and end each connection once its buffer is out, or after a while."""
-        if self._server is None or self._path is None:
+        if self._server is None:
             return
-        self._path.unlink(missing_ok=True)
+        if self._path:
+            self._path.unlink(missing_ok=True)
         self._server.close()
         for client in tuple(self.clients):
             client.finish()

@@ -191,7 +191,7 @@ class Disk:
         return getattr(os, name)
     def write(self, fd, lines):
         Disk.calls += len(lines) > 10_000
-        if Disk.calls % 3 or len(lines) < 10_000 or Disk.calls > 30:
+        if Disk.calls % 3 or len(lines) < 10_000 or Disk.calls > 9:
             return os.write(fd, lines)
         os.write(fd, bytes(lines)[: len(lines) * 2 // 3 - 1])
         raise OSError(errno.EIO, os.strerror(errno.EIO))
