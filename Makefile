@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check generate bench scenarios faults
+.PHONY: setup demo test check generate bench scenarios faults install uninstall deb
 
 setup demo test:
 	script/$@
@@ -25,3 +25,13 @@ generate:
 	.venv/bin/python -m qmond.schema page >docs/events.md
 	.venv/bin/python -m qmond.schema schema >docs/events.schema.json
 	.venv/bin/python -m qmond.ctl.manual >docs/man/qmonctl.1
+	.venv/bin/python -m qmond.ctl.manual etc/qmon.yaml >docs/man/qmon.yaml.5
+
+install:
+	script/install
+
+uninstall:
+	script/install --remove
+
+deb:
+	script/deb

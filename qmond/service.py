@@ -174,4 +174,6 @@ async def _is_restart() -> bool:
     except (OSError, TimeoutError) as error:
         _log.warning("systemd did not say whether this is a restart: %s", error or "no answer")
         return False
-    return any(line.split()[1:3] == [unit, "restart"] for line in said.decode().splitlines())
+    jobs = [line.split()[1:] for line in said.decode(errors="replace").splitlines()]
+    _log.info("systemd's job: %s", " ".join(jobs[0]) if jobs else "none")
+    return [unit, "restart"] in [job[:2] for job in jobs]

@@ -8,7 +8,7 @@ import pytest
 
 from qmond.__main__ import main as qmond
 from qmond.ctl import main, ps, tree
-from qmond.ctl.manual import page
+from qmond.ctl.manual import file_page, page
 from qmond.ctl.status import render
 from qmond.ctl.text import age, printable
 
@@ -178,10 +178,13 @@ def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown: NOSUCH" in capsys.readouterr().err
 
 
-def test_the_man_page_is_of_this_parser() -> None:
-    checked = Path(__file__).parent.parent / "docs/man/qmonctl.1"
-    assert checked.read_text() == page(), "make generate"
-    assert ".SS record" in page()
+@pytest.mark.parametrize("name", ["qmonctl.1", "qmon.yaml.5"])
+def test_the_man_pages_are_of_what_is_there(name: str) -> None:
+    root = Path(__file__).parent.parent
+    checked = root / "docs/man" / name
+    made = page() if name == "qmonctl.1" else file_page((root / "etc/qmon.yaml").read_text())
+    assert checked.read_text() == made, "make generate"
+    assert (".SS record" if name == "qmonctl.1" else ".B log.keep.bytes: 4G") in made
     if groff := shutil.which("groff"):
         done = subprocess.run(
             [groff, "-man", "-Tutf8", "-ww", "-z", checked], capture_output=True, check=False

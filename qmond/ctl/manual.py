@@ -1,15 +1,21 @@
-"""The man page of qmonctl, out of its own parser: `python -m qmond.ctl.manual` prints it."""
+"""Two man pages, each out of what it is about.
+
+`python -m qmond.ctl.manual` prints that of qmonctl, from its parser; with a configuration file that
+explains every key, it prints that of the file.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from qmond import __version__
 from qmond.ctl import parser
 
-__all__ = ["page"]
+__all__ = ["file_page", "page"]
 
 
 def page() -> str:
@@ -41,6 +47,50 @@ def page() -> str:
             "",
         ]
     )
+
+
+def file_page(text: str) -> str:
+    """Return the page of a configuration file that has a comment above each key."""
+    head, _, keys = text.partition("\n\n")
+    return "\n".join(
+        [
+            f'.TH QMON.YAML 5 "" "qmond {__version__}" "File Formats"',
+            ".SH NAME",
+            r"qmon.yaml \- the configuration of qmond",
+            ".SH DESCRIPTION",
+            _text(" ".join(line.removeprefix("# ") for line in head.splitlines()[1:])),
+            ".SH KEYS",
+            "Each with its default.",
+            *_keys(keys.splitlines()),
+            ".SH FILES",
+            ".TP",
+            ".I /etc/qmon.yaml",
+            "Read where neither \\-\\-config nor $QMOND_CONFIG names another.",
+            ".SH SEE ALSO",
+            ".BR qmond (8),",
+            ".BR qmonctl (1)",
+            "",
+        ]
+    )
+
+
+def _keys(lines: list[str]) -> Iterator[str]:
+    """Yield keys, each by its whole name, with what the comment above it says."""
+    names: list[str] = []
+    comment: list[str] = []
+    for line in lines:
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            comment.append(stripped.removeprefix("#").strip())
+        elif stripped.startswith("- "):
+            yield f".br\n{_text(stripped)}"
+        elif stripped:
+            key, _, value = stripped.partition(":")
+            depth = (len(line) - len(line.lstrip())) // 2
+            names = [*names[:depth], key]
+            yield f".TP\n.B {_text('.'.join(names))}: {_text(value.strip())}".rstrip()
+            yield _text(" ".join(comment)) or r"\&"
+            comment = []
 
 
 def _verbs(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -81,10 +131,12 @@ def _options(of: argparse.ArgumentParser) -> Iterator[str]:
 def _text(text: str) -> str:
     """Return text that roff takes for nothing else."""
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
+    escaped = re.sub(r"[^\0-\x7f]", lambda found: rf"\[u{ord(found[0]):04X}]", escaped)
     return "\n".join(
         rf"\&{line}" if line[:1] in {".", "'"} else line for line in escaped.split("\n")
     )
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    file = sys.argv[1:]
+    sys.stdout.write(file_page(Path(file[0]).read_text(encoding="utf-8")) if file else page())

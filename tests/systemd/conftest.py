@@ -1,0 +1,156 @@
+"""A booted systemd with the package installed, in a throw-away overlay of this machine's root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These need root, as those beside them that watch real guests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("root")
+
+
+@dataclass
+class Machine:
+    """A container that systemd has booted; what is done in it is done there alone."""
+
+    leader: int
+    root: Path
+
+    def run(self, command: str, *, check: bool = True, timeout: float = 60) -> str:
+        """Run a shell's command line in there; returns what it says, on both channels."""
+        done = subprocess.run(
+            [*self.enter, "sh", "-c", command],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{command}: {done.returncode}: {done.stdout}"
+        return done.stdout
+
+    @contextmanager
+    def started(self, command: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a shell's command line in there meanwhile, as one process; it ends with this."""
+        entered = [*self.enter, "sh", "-c", f"exec {command}"]
+        with subprocess.Popen(entered, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @property
+    def enter(self) -> list[str]:
+        """The command that enters it."""
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return [
+            "nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C",
+            "env", "-i", path, "LANG=C.UTF-8",
+        ]  # fmt: skip
+
+    def show(self, *names: str) -> list[str]:
+        """Return properties of the service."""
+        said = self.run(f"systemctl show qmond.service {' '.join(f'-p {name}' for name in names)}")
+        found = dict(line.partition("=")[::2] for line in said.splitlines())
+        return [found[name] for name in names]
+
+    def journal(self) -> str:
+        """Return what the service and systemd said of it."""
+        return self.run("journalctl -b -u qmond --no-pager -o cat")
+
+    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+        """Wait for a condition."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.journal()[-3000:]
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the package."""
+    done = subprocess.run([ROOT / "script/deb"], check=True, capture_output=True, text=True)
+    made = ROOT / done.stdout.splitlines()[-1]
+    kept = tmp_path_factory.mktemp("deb") / made.name
+    shutil.move(made, kept)
+    if not any(made.parent.iterdir()):
+        made.parent.rmdir()
+    return kept
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """Boot a systemd over this machine's own root, and end it."""
+    if os.geteuid() != 0:
+        pytest.skip("booting a container needs root")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmond-systemd-")))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", folder], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+        upper, work, merged = (folder / name for name in ("upper", "work", "merged"))
+        for path in (upper, work, merged):
+            path.mkdir()
+        layers = f"lowerdir=/,upperdir={upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", merged], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", merged], check=True)
+        furnish(merged)
+        command = [
+            "systemd-nspawn", "--directory", merged, "--boot", "--register=no", "--keep-unit",
+            "--quiet", "--capability=all", "--link-journal=no", "--console=pipe",
+            "--system-call-filter=bpf perf_event_open kcmp", "--bind=/proc:/run/host/proc",
+            "--bind=/sys/kernel/tracing",
+        ]  # fmt: skip
+        said = (folder / "console").open("wb")
+        stack.callback(said.close)
+        nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        stack.callback(end, nspawn)
+        yield booted(nspawn, merged, folder / "console")
+
+
+def furnish(root: Path) -> None:
+    """Make the overlay a machine of its own: nothing of this one's starts there."""
+    for name in ("etc/machine-id", "etc/fstab"):
+        (root / name).unlink(missing_ok=True)
+        (root / name).touch()
+    for name in ("etc/systemd/system/multi-user.target.wants", "var/log/journal", "var/log/qmond"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    subprocess.run(
+        ["systemctl", "--root", root, "-q", "mask", "systemd-networkd-wait-online.service",
+         "systemd-resolved.service", "systemd-udevd.service", "apt-daily.timer"],
+        check=True,
+    )  # fmt: skip
+
+
+def booted(nspawn: subprocess.Popen[bytes], root: Path, console: Path) -> Machine:
+    """Wait until the machine is up."""
+    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and nspawn.poll() is None:
+        found = children.read_text().split()
+        if found:
+            machine = Machine(int(found[0]), root)
+            state = machine.run("systemctl is-system-running 2>&1 || :", check=False)
+            if state.strip() in {"running", "degraded"}:
+                return machine
+        time.sleep(0.2)
+    raise AssertionError(console.read_text(errors="replace")[-3000:])
+
+
+def end(nspawn: subprocess.Popen[bytes]) -> None:
+    """End the machine: at once, there is nothing in it to be kept."""
+    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
+    for pid in map(int, children):
+        os.kill(pid, 9)
+    nspawn.wait(30)

@@ -1,0 +1,228 @@
+"""What an administrator does with the package and the service, on a booted systemd.
+
+The tests build on one another, in this order: one machine, from installing to purging.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Machine
+
+COMPILER = "aarch64-linux-gnu-gcc"
+GUESTS = Path(__file__).parents[1] / "root/guests"
+WATCHDOG = 30
+
+
+ALL = "cat /var/log/qmond/events-*.jsonl /var/log/qmond/events.jsonl 2>/dev/null"
+
+
+def count(machine: Machine, pattern: str = "") -> int:
+    """Return how many lines the log has."""
+    return int(machine.run(f"{ALL} | grep -c '{pattern}' || :"))
+
+
+def lines(machine: Machine, after: int = 0) -> list[dict[str, Any]]:
+    """Return events of the log, the oldest first; one that is torn fails the test."""
+    said = machine.run(f"{ALL} | tail -n +{after + 1}")
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    answered: dict[str, Any] = json.loads(machine.run("qmonctl status --json"))
+    return answered
+
+
+def configure(machine: Machine, **changes: str) -> None:
+    """Write the shipped configuration with other values; the host's /proc is bound in there."""
+    text = (Path(__file__).parents[2] / "etc/qmon.yaml").read_text()
+    for old, new in {"procfs: /proc": "procfs: /run/host/proc", **changes}.items():
+        assert old in text
+        text = text.replace(old, new)
+    (machine.root / "etc/qmon.yaml").write_text(text)
+
+
+def state(machine: Machine) -> list[str]:
+    return machine.show("ActiveState", "SubState")
+
+
+def test_the_package_has_no_errors(package: Path) -> None:
+    done = subprocess.run(
+        ["lintian", "--allow-root", "--fail-on", "error", package],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "E: " not in done.stdout
+
+
+def test_installs_and_starts_nothing(machine: Machine, package: Path) -> None:
+    shutil.copy(package, machine.root / "root/qmond.deb")
+    machine.run("apt-get install -qq -y --no-install-recommends /root/qmond.deb 2>&1", timeout=120)
+    assert state(machine) == ["inactive", "dead"]
+    assert machine.run("systemctl is-enabled qmond.service || :").strip() == "disabled"
+    assert machine.run("getent group qmon qmon-payload").count("\n") == 2
+    assert machine.run("stat -c '%U:%G %a' /var/log/qmond") == "root:qmon 750\n"
+    assert "qmond.service(8)" not in machine.run("systemd-analyze verify qmond.service 2>&1 || :")
+    assert (
+        machine.run("qmond --check --config /etc/qmon.yaml") == "/etc/qmon.yaml: no fault found\n"
+    )
+    for name in ("storm", "count"):
+        subprocess.run(
+            [COMPILER, "-static", "-O1", "-o", machine.root / "root" / name, GUESTS / f"{name}.c"],
+            check=True,
+        )
+
+
+def test_starts_and_shows_a_guest(machine: Machine) -> None:
+    configure(machine)
+    machine.run("systemctl enable --now qmond")
+    assert state(machine) == ["active", "running"]
+    with machine.started("qmonctl tail --json --event WRITE") as tail:
+        machine.until(lambda: any(client["tailing"] for client in status(machine)["clients"]))
+        machine.run("qemu-aarch64-static /root/count 5")
+        assert tail.stdout
+        told = [json.loads(tail.stdout.readline()) for _ in range(5)]
+    assert [event["buf"] for event in told] == [f"{number:08}\n" for number in range(5)]
+    assert machine.run("qmonctl tail --last 5 --no-follow --event WRITE | wc -l") == "5\n"
+    machine.until(lambda: "watching 0 processes" in machine.show("StatusText")[0])
+    assert machine.show("NFileDescriptorStore")[0] != "0"
+    assert machine.run("stat -c '%U:%G %a' /run/qmond/qmond.sock") == "root:qmon 660\n"
+    assert machine.run("stat -c '%U:%G %a' /var/log/qmond/events.jsonl") == "root:qmon 640\n"
+
+
+def test_counts_allocations_under_the_sandbox(machine: Machine) -> None:
+    done = machine.run("for n in 1 2 3; do qemu-aarch64 /root/count 20000; done; sleep 2")
+    assert done == ""
+    assert any(event.get("evt") == "ALLOC_SUM" for event in lines(machine))
+
+
+def test_is_exposed_as_little_as_can_be(machine: Machine) -> None:
+    said = machine.run("systemd-analyze security qmond.service --no-pager")
+    found = re.search(r"Overall exposure level for qmond.service: ([\d.]+)", said)
+    assert found
+    assert float(found[1]) <= 1.9, said
+
+
+def test_reloads_a_good_configuration_and_refuses_a_bad_one(machine: Machine) -> None:
+    configure(machine, **{"  bytes: 256": "  bytes: 7"})
+    machine.run("systemctl reload qmond")
+    machine.run("qemu-aarch64-static /root/count 1")
+    machine.until(lambda: lines(machine)[-1].get("event") == "EXIT")
+    assert [e["buf"] for e in lines(machine) if e.get("event") == "WRITE"][-1] == "0000000"
+    configure(machine, **{"  bytes: 256": "  bytes: many"})
+    said = machine.run("systemctl reload qmond 2>&1; echo $?")
+    assert said.endswith("1\n"), "it failed"
+    assert "capture.bytes: is 'many'" in machine.journal()
+    assert state(machine) == ["active", "running"]
+    assert json.loads(machine.run("qmonctl config"))["capture"]["bytes"] == 7
+    configure(machine)
+    machine.run("systemctl reload qmond")
+
+
+def survive(machine: Machine, blow: Callable[[], object], again: float = 20) -> None:
+    """Let a blow fall in the middle of a storm: nothing may be missing, for log and client."""
+    began, ended = count(machine), count(machine, '"event":"EXIT"')
+    follow = "qmonctl tail --json --follow=retry --event WRITE"
+    storm = "qemu-aarch64-static /root/count 150000"
+    with machine.started(follow) as tail, machine.started(storm) as guest:
+        machine.until(lambda: count(machine) > began + 1000)
+        blow()
+        assert guest.wait(60) == 0
+        machine.until(lambda: state(machine) == ["active", "running"], again)
+        machine.until(lambda: count(machine, '"event":"EXIT"') > ended, again)
+        events = lines(machine, began)
+        written = [e for e in events if e.get("event") == "WRITE"]
+        assert [e["buf"] for e in written] == [f"{number:08}\n" for number in range(150_000)]
+        assert tail.stdout
+        told = [json.loads(tail.stdout.readline())["seq"] for _ in range(150_000)]
+    assert told == [e["seq"] for e in written], "each once"
+    assert [e["seq"] for e in events] == list(range(began + 1, began + 1 + len(events)))
+    row = status(machine)["counters"]["WRITE"]
+    assert (row["lost"], row["seen"]) == (0, row["written"])
+    assert [e.get("resumed") for e in events if e.get("event") == "START"] == [True]
+
+
+def test_a_restart_misses_nothing(machine: Machine) -> None:
+    survive(machine, lambda: machine.run("systemctl restart qmond"))
+    assert "handed over" in machine.journal()
+
+
+def test_a_kill_misses_nothing(machine: Machine) -> None:
+    survive(machine, lambda: machine.run("systemctl kill --signal=KILL --kill-whom=main qmond"))
+
+
+def test_an_upgrade_misses_nothing(machine: Machine, package: Path) -> None:
+    newer = machine.root / "root/newer"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, newer], check=True)
+    control = newer / "DEBIAN/control"
+    control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+1", control.read_text()))
+    subprocess.run(["dpkg-deb", "--build", newer, newer.with_suffix(".deb")], check=True)
+    shutil.rmtree(newer)
+    survive(machine, lambda: machine.run("dpkg -i /root/newer.deb 2>&1", timeout=120))
+    assert machine.run("dpkg-query -W -f '${Version}' qmond").endswith("+1")
+
+
+def test_a_hung_daemon_is_started_again(machine: Machine) -> None:
+    (pid,) = machine.show("MainPID")
+    began = time.monotonic()
+    machine.run(f"kill -STOP {pid}")
+    machine.until(
+        lambda: machine.show("MainPID")[0] not in {pid, "0"} and state(machine)[0] == "active",
+        WATCHDOG + 5,
+    )
+    assert time.monotonic() - began < WATCHDOG + 5
+    assert "Watchdog timeout" in machine.journal()
+    assert status(machine)["tracked"] == 0
+
+
+def test_stops_with_the_books_closed(machine: Machine) -> None:
+    machine.run("systemctl stop qmond")
+    assert state(machine) == ["inactive", "dead"]
+    end = lines(machine)[-1]
+    assert end["event"] == "END"
+    for name, row in end["totals"].items():
+        assert row["seen"] == row["written"] + row["lost"] + row["suppressed"], name
+    assert machine.show("NFileDescriptorStore") == ["0"]
+    assert machine.run("ls /run/qmond 2>/dev/null || :") == ""
+
+
+def test_a_bad_configuration_at_start_is_told_and_not_tried_again(machine: Machine) -> None:
+    configure(machine, **{"  bytes: 256": "  bytes: many"})
+    machine.run("systemctl start qmond 2>&1", check=False)
+    assert machine.show("Result", "ExecMainStatus", "NRestarts") == ["exit-code", "78", "0"]
+    assert "capture.bytes: is 'many'" in machine.journal()
+    configure(machine)
+    machine.run("systemctl reset-failed qmond")
+
+
+def test_a_client_may_come_before_the_daemon(machine: Machine) -> None:
+    machine.run("systemctl start qmond.socket")
+    assert json.loads(machine.run("qmonctl status --json"))["tracked"] == 0
+    assert state(machine)[0] == "active", "the client's connection started it"
+    machine.run("systemctl stop qmond.socket qmond.service")
+
+
+def test_a_purge_leaves_nothing(machine: Machine) -> None:
+    machine.run("systemctl start qmond")
+    machine.run("apt-get purge -qq -y qmond 2>&1", timeout=60)
+    assert state(machine)[0] == "inactive"
+    left = machine.run(
+        "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /run/host -prune -o "
+        r"-path /var/lib/systemd -prune -o -path /root -prune -o -path /tmp -prune -o -path /work -prune -o \( -name '*qmond*' -o -name '*qmonctl*' -o "
+        r"-name 'qmon.yaml*' \) -print"
+    )
+    assert left == ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine_is_tidy(machine: Machine) -> None:
+    """Have nothing of an installation before."""
+    assert "qmond" not in machine.run("dpkg-query -W -f '${Package}\\n'").split()
