@@ -26,7 +26,10 @@ from qmond.encode import Encoder, adoption
 from qmond.errors import LogError
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
+from qmond.forward import Forward
 from qmond.journal import BOOKS, State
+from qmond.journald import Journald
+from qmond.messages import MessageId, about, flush
 from qmond.processes import Process, ProcessTable
 from qmond.redact import Redactor
 from qmond.reports import Reports
@@ -95,6 +98,7 @@ class Daemon:
                 tree=self.processes.descendants,
             ),
         )
+        self.forward = Forward(config.journal, Journald())
         self.steps = StepWatch()
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
@@ -179,6 +183,7 @@ class Daemon:
         self._commit()
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
+        self.forward.take(self.encoder)
 
     def _write(self) -> None:
         """Write the batch to the log, and enter what became of it."""
@@ -187,7 +192,11 @@ class Daemon:
         written = self.log.total > total
         if written and self.log_failing:
             missing = self.accounts.not_logged.total() - self._missing
-            _log.warning("the log is written again, %d events are missing from it", missing)
+            _log.warning(
+                "the log is written again, %d events are missing from it",
+                missing,
+                extra=about(MessageId.LOG_BACK, stage="log", lost=missing),
+            )
             self.log_failing = False
         self.accounts.count(self.encoder.by_event(), logged=written)
 
@@ -197,7 +206,11 @@ class Daemon:
             work()
         except LogError as error:
             if not self.log_failing:
-                _log.error("the log cannot be written, events are lost: %s", error)
+                _log.error(
+                    "the log cannot be written, events are lost: %s",
+                    error,
+                    extra=about(MessageId.LOG_FAILING, stage="log"),
+                )
                 self._missing = self.accounts.not_logged.total()
             self.log_failing = True
 
@@ -217,7 +230,9 @@ class Daemon:
             self.encoder.follow(self._anchor)
         if stepped:
             _log.warning(
-                "the wall clock was stepped: it is %.6f s from the monotonic", offset / 1e9
+                "the wall clock was stepped: it is %.6f s from the monotonic",
+                offset / 1e9,
+                extra=about(MessageId.CLOCK_STEP, offset=round(offset / 1e9, 6)),
             )
             self.tell("CLOCK", {"offset": round(offset / 1e9, 6)})
 
@@ -244,6 +259,8 @@ class Daemon:
         while True:
             await asyncio.sleep(1)
             self.hub.check()
+            self.forward.tell()
+            flush()
             self._look_after_log(self.log.check)
             if self._is_idle(2):
                 continue
@@ -265,7 +282,12 @@ class Daemon:
             count = sum(by_event.values())
             since = self.encoder.moment(self._lost_since)
             if stage == "ring":
-                _log.warning("%d events lost at the ring: %s", count, by_event)
+                _log.warning(
+                    "%d events lost at the ring: %s",
+                    count,
+                    by_event,
+                    extra=about(MessageId.LOSS, stage=stage, lost=count, event=[*by_event]),
+                )
             self.tell(
                 "LOST", {"stage": stage, "count": count, "by_event": by_event, "since": since}
             )
@@ -355,4 +377,5 @@ class Daemon:
 
     def close(self) -> None:
         """Give back what is the daemon's own."""
+        self.forward.close()
         self.steps.close()

@@ -7,12 +7,11 @@ import contextlib
 import fcntl
 import logging
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Final
 
-from qmond.access import Peer, Rights, group_id, rights_of
+from qmond.access import Peer, Rights, bind_unix, group_id, rights_of
 from qmond.clients import Batch, Client, Source
 from qmond.config import Socket
 from qmond.errors import InUseError, QmondError
@@ -66,30 +65,22 @@ class Hub:
         self.limits = limits
         self.source = source
         self.clients: set[Client] = set()
+        self._dropped = 0  # by those that are gone
         self._groups = group_id(limits.group), group_id(limits.payload_group)
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
     async def listen(self, path: Path) -> None:
         """Begin to serve; the caller holds the path's lock. Raises QmondError."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-            mask = os.umask(0o177)  # root's alone from the first moment on
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(mask)
             if self._groups[0] is None:
                 _log.info("there is no group %s: only root may connect", self.limits.group)
-            else:
-                os.chown(path, -1, self._groups[0])
-                path.chmod(0o660)
+            listener = bind_unix(path, self._groups[0])
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Client(self), sock=listener, backlog=self.limits.max_clients
             )
         except OSError as error:
-            listener.close()
             raise QmondError(f"{path}: {error.strerror}") from error
         self._path = path
 
@@ -114,7 +105,14 @@ class Hub:
 
     def leave(self, client: Client) -> None:
         """Forget a client."""
-        self.clients.discard(client)
+        if client in self.clients:
+            self.clients.remove(client)
+            self._dropped += client.dropped
+
+    @property
+    def dropped(self) -> int:
+        """How many lines clients did not get, of those that are gone, too."""
+        return self._dropped + sum(client.dropped for client in self.clients)
 
     def rights(self, peer: Peer) -> Rights:
         """Return what a peer may."""
