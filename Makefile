@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check generate bench scenarios
+.PHONY: setup demo test check generate bench scenarios faults
 
 setup demo test:
 	script/$@
@@ -15,6 +15,10 @@ bench:
 scenarios:
 	script/setup test
 	.venv/bin/python tests/root/scenarios.py --out docs/scenarios.md
+
+faults:
+	script/setup test
+	.venv/bin/python tests/root/faults.py --out docs/faults.md
 
 generate:
 	script/setup run

@@ -10,14 +10,15 @@ sys.modules.update({"ssl": None, "_hashlib": None})  # type: ignore[dict-item]
 import argparse  # noqa: E402
 import asyncio  # noqa: E402
 import os  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Final  # noqa: E402
 
 from qmond import __version__  # noqa: E402
-from qmond.config import DEFAULT_PATH, load_config  # noqa: E402
+from qmond.config import DEFAULT_PATH, Config, load_config  # noqa: E402
 from qmond.errors import ConfigError, QmondError  # noqa: E402
 from qmond.messages import MessageId, complain, set_up  # noqa: E402
-from qmond.service import run  # noqa: E402
+from qmond.service import Service  # noqa: E402
 
 __all__ = ["main"]
 
@@ -31,8 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
     set_up(os.environ.get("QMOND_LOG_LEVEL", "INFO").upper())
     given = options.config or os.environ.get("QMOND_CONFIG")
     path = Path(given) if given else DEFAULT_PATH
+
+    def reread() -> Config:
+        return load_config(path, required=bool(given))
+
     try:
-        config = load_config(path, required=bool(given))
+        config = reread()
     except ConfigError as error:
         complain(MessageId.BAD_CONFIG, str(error))
         return _EX_CONFIG
@@ -40,11 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{path}: no fault found\n")
         return 0
     try:
-        asyncio.run(run(config))
+        asyncio.run(_serve(config, reread))
     except QmondError as error:
         complain(MessageId.FAILED, str(error), prefix="qmond: ")
         return _EX_FAILED
     return 0
+
+
+async def _serve(config: Config, reread: Callable[[], Config]) -> None:
+    await Service(config, reread).run()
 
 
 def _parser() -> argparse.ArgumentParser:

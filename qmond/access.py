@@ -14,7 +14,7 @@ from pathlib import Path
 from struct import Struct, iter_unpack
 from typing import Final
 
-__all__ = ["Peer", "Rights", "bind_unix", "group_id", "peer_of", "rights_of"]
+__all__ = ["Peer", "Rights", "admit", "bind_unix", "group_id", "peer_of", "rights_of"]
 
 _SO_PEERGROUPS: Final = 59  # include/uapi/asm-generic/socket.h
 _UCRED: Final = Struct("=iII")
@@ -72,13 +72,18 @@ def bind_unix(path: Path, group: int | None) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(mask)
-        if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o660)
+        admit(path, group)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def admit(path: Path, group: int | None) -> None:
+    """Let a group, if there is one, connect to a socket. Raises OSError."""
+    if group is not None:
+        os.chown(path, -1, group)
+        path.chmod(0o660)
 
 
 def _groups_of(connection: socket.socket, uid: int, gid: int) -> frozenset[int]:

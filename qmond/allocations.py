@@ -64,15 +64,16 @@ class _Entry:
 class Allocations:
     """The probes of all processes.
 
-    A process' state is a word of ALLOCATIONS, or `waiting` for its C library, `paused` because it
+    `off` is the word for why there are no probes, where there are to be none from now on. A
+    process' state is a word of ALLOCATIONS, or `waiting` for its C library, `paused` because it
     was over its budget, `none` where no C library came.
     """
 
     def __init__(self, probes: Probes, root: Path, *, off: str = "") -> None:
-        """Begin to guard. `off` is the word for why there are no probes, where there are none."""
+        """Begin to guard."""
         self._probes = probes
         self._root = root
-        self._off = off
+        self.off = off
         self._entries: dict[int, _Entry] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._partial: set[int] = set()
@@ -85,8 +86,8 @@ class Allocations:
         """Return whether a process' allocations are counted, as a word of ALLOCATIONS."""
         if process.arch is None:
             return "native"
-        if self._off:
-            return self._off
+        if self.off:
+            return self.off
         if not uprobes.is_safe(process.arch, platform.machine()):
             return "unsafe"
         try:
@@ -120,8 +121,8 @@ class Allocations:
             self._release(process.pid)
             entry = self._entries[process.pid] = _Entry(process, process.allocations)
             if entry.state == "counted":
-                if self._off:
-                    entry.state = self._off
+                if self.off:
+                    entry.state = self.off
                     continue
                 entry.state = "waiting"
                 self._try_later(entry, _FORKED if process.origin == "fork" else 0)
@@ -192,9 +193,9 @@ class Allocations:
             entry.state = "unsafe"
         except OSError as error:
             entry.state = "refused"
-            if not self._off:
+            if not self.off:
                 _log.warning("no allocation statistics: the kernel refuses the probes: %s", error)
-            self._off = "refused"
+            self.off = "refused"
         else:
             if self._is_current(entry):
                 entry.state = "counted"

@@ -128,6 +128,14 @@ class Client:
         found: dict[str, Any] = self.request("rotate")
         return found
 
+    def reload(self) -> dict[str, Any]:
+        """Have the daemon read its configuration anew; `restart` names keys that wait for one.
+
+        For root. Raises RequestError with every fault of the new one, and then the old one stays.
+        """
+        found: dict[str, Any] = self.request("reload")
+        return found
+
     def tail(self, **choice: Unpack[Choice]) -> Iterator[bytes]:
         """Yield the lines of events, without their newlines, as they come: a Choice of them.
 

@@ -7,7 +7,7 @@ raises ValueError with what was expected instead. `etc/qmon.yaml` explains each 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from qmond.events import NUMBER
 from qmond.records import CAPTURE_MAX
 from qmond.redact import DEFAULT_RULES, Rule
 
-__all__ = ["DEFAULT_PATH", "Config", "load_config", "parse_config"]
+__all__ = ["DEFAULT_PATH", "Config", "hold", "load_config", "parse_config"]
 
 DEFAULT_PATH: Final = Path("/etc/qmon.yaml")
 
@@ -167,6 +167,40 @@ class Config:
     def mask(self) -> int:
         """The events as bits, by their number in the table."""
         return sum(1 << NUMBER[name] for name in self.events)
+
+
+_AT_START: Final = (
+    "timestamps",
+    "fields",
+    "ring.size",
+    "log.dir",
+    "socket.path",
+    "metrics.listen",
+    "metrics.textfile",
+    "metrics.interval",
+    "procfs",
+)
+"""Keys that hold from a daemon's start to its end."""
+
+
+def hold(config: Config, running: Config) -> tuple[Config, list[str]]:
+    """Return a configuration with what a running daemon cannot change, and the keys of that."""
+    later = [key for key in _AT_START if _value(config, key) != _value(running, key)]
+    for key in later:
+        config = _replaced(config, key, _value(running, key))
+    return config, later
+
+
+def _value(section: Any, key: str) -> Any:  # noqa: ANN401 - a section or a value
+    for name in key.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _replaced(section: Any, key: str, value: object) -> Any:  # noqa: ANN401 - as above
+    name, _, rest = key.partition(".")
+    inner = _replaced(getattr(section, name), rest, value) if rest else value
+    return replace(section, **{name: inner})
 
 
 # ---- reading ---------------------------------------------------------------------------------

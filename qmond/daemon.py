@@ -21,14 +21,14 @@ from qmond.bpf.probes import Settings
 from qmond.cgroups import CgroupPaths
 from qmond.clients import Source
 from qmond.clock import Anchor, StepWatch, wall_offset
-from qmond.config import Config
+from qmond.config import Config, hold
 from qmond.encode import Encoder, adoption
-from qmond.errors import LogError
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
 from qmond.forward import Forward
 from qmond.journal import BOOKS, State
 from qmond.journald import Journald
+from qmond.logkeeper import LogKeeper
 from qmond.messages import MessageId, about, flush
 from qmond.processes import Process, ProcessTable
 from qmond.redact import Redactor
@@ -56,8 +56,11 @@ _DRIFT_NS: Final = 1_000_000
 class Daemon:
     """A running daemon; it is made when everything is open, and attached."""
 
-    def __init__(self, config: Config, kernel: Kernel, log: EventLog) -> None:
+    def __init__(
+        self, config: Config, kernel: Kernel, log: EventLog, reload: Callable[[], list[str]]
+    ) -> None:
         self.config = config
+        self.reload = reload
         self.kernel = kernel
         self.probes = probes = kernel.probes
         self.log = log
@@ -72,12 +75,7 @@ class Daemon:
         )
         self.rates = Rates()
         self.limits = limits(config.procfs)
-        counting = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
-        self.allocations = Allocations(
-            probes,
-            config.procfs,
-            off="refused" if self.limits else "" if counting else "off",
-        )
+        self.allocations = Allocations(probes, config.procfs, off=self._no_allocations(config))
         self.processes = ProcessTable(
             look_up(config.procfs) if not self.limits else lambda _pid: None,
             CgroupPaths(),
@@ -102,13 +100,21 @@ class Daemon:
         self.steps = StepWatch()
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
-        self.log_failing = False
-        self._missing = self._lost_since = 0
+        self.keeper = LogKeeper(log, self.accounts.not_logged)
+        self._lost_since = 0
+        self._taken = -1
         self._moved = 0.0
         """When there was a record last, on the monotonic clock."""
         for name, book in kernel.state.books.items() if kernel.state else ():
             getattr(self.accounts, name).update(book)
         self._commit()
+
+    def _no_allocations(self, config: Config) -> str:
+        """Return the word for why no allocations are counted, where they are not."""
+        if self.limits:
+            return "refused"
+        wanted = config.stats.allocations and {"ALLOC_SUM", "FREE_SUM"} & {*config.events}
+        return "" if wanted else "off"
 
     def _take_up(self, state: State | None) -> int:
         """Go on where another daemon ended; returns the number of the next line.
@@ -179,44 +185,11 @@ class Daemon:
         if len(self.encoder) == 0:
             self._commit()
             return
-        self._write()
+        self.accounts.count(self.encoder.by_event(), logged=self.keeper.write(self.encoder.data))
         self._commit()
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
         self.forward.take(self.encoder)
-
-    def _write(self) -> None:
-        """Write the batch to the log, and enter what became of it."""
-        total = self.log.total
-        self._look_after_log(lambda: self.log.write(self.encoder.data))
-        written = self.log.total > total
-        if written and self.log_failing:
-            missing = self.accounts.not_logged.total() - self._missing
-            _log.warning(
-                "the log is written again, %d events are missing from it",
-                missing,
-                extra=about(MessageId.LOG_BACK, stage="log", lost=missing),
-            )
-            self.log_failing = False
-        self.accounts.count(self.encoder.by_event(), logged=written)
-
-    def _look_after_log(self, work: Callable[[], None]) -> None:
-        """Do something to the log, and say where it begins to fail."""
-        try:
-            work()
-        except LogError as error:
-            if not self.log_failing:
-                _log.error(
-                    "the log cannot be written, events are lost: %s",
-                    error,
-                    extra=about(MessageId.LOG_FAILING, stage="log"),
-                )
-                self._missing = self.accounts.not_logged.total()
-            self.log_failing = True
-
-    def reopen_log(self) -> None:
-        """Begin a file at the log's path, where another program has taken it away."""
-        self._look_after_log(self.log.reopen)
 
     def _dropped(self, count: int) -> bytes:
         return self.encoder.compose("DROPPED", time.monotonic_ns(), {"count": count})
@@ -254,19 +227,28 @@ class Daemon:
         for name, meta in sums(found, partial, full=self.config.fields == "full"):
             self.tell(name, {"meta": meta})
 
-    async def keep_house_forever(self) -> None:
-        """Tell what was lost or held back, at most once a second, until cancelled."""
+    async def keep_house_forever(self, pulse: Callable[[], None]) -> None:
+        """Tell what was lost or held back, at most once a second, until cancelled.
+
+        `pulse` is called each time.
+        """
         while True:
             await asyncio.sleep(1)
+            pulse()
             self.hub.check()
             self.forward.tell()
             flush()
-            self._look_after_log(self.log.check)
+            self.keeper.check()
             if self._is_idle(2):
                 continue
             self.tell_losses()
             self.tell_suppressed()
             self.rates.tick()
+
+    def is_stuck(self) -> bool:
+        """Whether something waits in the ring, and nothing was taken since the last call."""
+        before, self._taken = self._taken, self.probes.ring.consumed[0]
+        return before == self._taken and self.probes.ring.used > 0
 
     def _is_idle(self, seconds: float) -> bool:
         """Whether nobody is under watch, and nothing has come for so long that all is told."""
@@ -306,7 +288,6 @@ class Daemon:
 
     def begin(self) -> None:
         """Put the settings in force, tell START, and adopt what already runs."""
-        match = self.config.match
         self.tell(
             "START",
             {
@@ -320,16 +301,7 @@ class Daemon:
             | ({"resumed": True} if self.kernel.state else {}),
         )
         self._lost_since = time.monotonic_ns()
-        self.probes.configure(
-            Settings(
-                mask=self.config.mask,
-                capture=self.config.capture.bytes,
-                budget=self.config.stats.budget,
-                prefixes=tuple(map(os.fsencode, match.prefixes)),
-                excludes=tuple(map(os.fsencode, match.exclude)),
-                limits={NUMBER[name]: rate for name, rate in self.config.limits},
-            )
-        )
+        self._put_in_force()
         self.probes.next_interval()
         for limit in self.limits:
             _log.warning("%s", limit)
@@ -337,9 +309,45 @@ class Daemon:
             for pid in procfs.pids(self.config.procfs):
                 if self.probes.is_tracked(pid):  # since before this daemon: it is entered
                     self.processes[pid]
-            for process in adopt(self.probes, match, self.config.procfs):
+        self._adopt_all()
+
+    def _put_in_force(self) -> None:
+        """Tell the kernel side what is wanted."""
+        config = self.config
+        self.probes.configure(
+            Settings(
+                mask=config.mask,
+                capture=config.capture.bytes,
+                budget=config.stats.budget,
+                prefixes=tuple(map(os.fsencode, config.match.prefixes)),
+                excludes=tuple(map(os.fsencode, config.match.exclude)),
+                limits={NUMBER[name]: rate for name, rate in config.limits},
+            )
+        )
+
+    def _adopt_all(self) -> None:
+        """Adopt what already runs."""
+        if not self.limits:
+            for process in adopt(self.probes, self.config.match, self.config.procfs):
                 self._adopt(process)
         self._spread_news()
+
+    def apply(self, config: Config) -> list[str]:
+        """Go by another configuration; returns the keys that only a restart can change.
+
+        What is watched already stays watched; processes that match only now are adopted.
+        """
+        self.config, later = hold(config, self.config)
+        config = self.config
+        self.redactor = Redactor(config.redact)
+        self.encoder.redact(self.redactor)
+        self.log.configure(config.log)
+        self.hub.configure(config.socket, config.mask)
+        self.forward.configure(config.journal)
+        self.allocations.off = self._no_allocations(config)
+        self._put_in_force()
+        self._adopt_all()
+        return later
 
     def _spread_news(self) -> None:
         news = self.processes.take_news()

@@ -100,7 +100,6 @@ class Encoder:
         seq: int = 1,
         redactor: Redactor | None = None,
     ) -> None:
-        self._redactor = redactor or Redactor(())
         self._full = fields == "full"
         self._epoch_us = epoch_ns // 1000
         compiled = Compiler(full=self._full)
@@ -120,7 +119,7 @@ class Encoder:
         self._c = ffi.gc(c, lib.qmond_free)
         self._c.epoch_us = self._epoch_us
         self._c.seq = seq
-        self._c.keep_raw = bool(self._redactor.rules)
+        self.redact(redactor or Redactor(()))
         self._anchor = Anchor(0)
         self._held: tuple[bytes, int, int, int] | None = None
         self._counts = ffi.new("uint64_t[64]")
@@ -140,9 +139,10 @@ class Encoder:
         self._anchor = anchor
         self._c.offset_ns = anchor.offset_ns
 
-    def go_on(self, seq: int) -> None:
-        """Give the next line this number."""
-        self._c.seq = seq
+    def redact(self, redactor: Redactor) -> None:
+        """Take these secrets out from the next batch on."""
+        self._redactor = redactor
+        self._c.keep_raw = bool(redactor.rules)
 
     def begin(self) -> None:
         """Begin a new batch."""

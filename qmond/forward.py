@@ -39,13 +39,17 @@ class Forward:
     """Sends the lines of chosen events to journald, without what guests read and wrote."""
 
     def __init__(self, config: Journal, journald: Journald) -> None:
-        self._mask = sum(1 << NUMBER[name] for name in config.events)
-        self._rate = config.rate
+        self.configure(config)
         self._journald = journald
         self._room = float(config.rate)
         self._moment = time.monotonic()
         self._held = 0
         self._failing = False
+
+    def configure(self, config: Journal) -> None:
+        """Go by another configuration from here on."""
+        self._mask = sum(1 << NUMBER[name] for name in config.events)
+        self._rate = config.rate
 
     def take(self, batch: Lines) -> None:
         """Send what is chosen of a batch, as far as the rate allows."""

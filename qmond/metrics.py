@@ -83,7 +83,7 @@ class Metrics:
                 of.hub.dropped,
             ),
             ("log_bytes_total", "counter", "Bytes written to the log.", log["total"]),
-            ("log_failing", "gauge", "1 while the log cannot be written.", int(of.log_failing)),
+            ("log_failing", "gauge", "1 while the log cannot be written.", int(of.keeper.failing)),
             ("log_live_bytes", "gauge", "The size of events.jsonl.", log["bytes"]),
             ("log_rotated_files", "gauge", "Older files of the log.", log["rotated"]),
             ("log_rotated_bytes", "gauge", "Their size.", log["rotated_bytes"]),

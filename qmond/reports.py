@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from qmond import __version__
@@ -12,9 +12,10 @@ from qmond.allocations import Allocations
 from qmond.bpf.probes import Probes
 from qmond.config import Config
 from qmond.encode import Encoder, adoption
-from qmond.errors import LogError, RequestError
+from qmond.errors import ConfigError, LogError, RequestError
 from qmond.eventlog import EventLog
 from qmond.history import History
+from qmond.logkeeper import LogKeeper
 from qmond.processes import ProcessTable
 from qmond.redact import Redactor
 from qmond.schema import table
@@ -27,11 +28,12 @@ class Running(Protocol):
     """The parts of a running daemon."""
 
     config: Config
+    reload: Callable[[], list[str]]
     boot_id: str
     started: float
     probes: Probes
     log: EventLog
-    log_failing: bool
+    keeper: LogKeeper
     encoder: Encoder
     accounts: Accounts
     rates: Rates
@@ -48,6 +50,7 @@ class Reports:
     def __init__(self, daemon: Running) -> None:
         self._of = daemon
         self._oldest: tuple[int, int] | None = None  # by the number of the live file
+        self._last = time.monotonic(), 0
 
     def verbs(self) -> dict[str, Verb]:
         """Return what can be asked."""
@@ -59,6 +62,7 @@ class Reports:
             "config": Verb(lambda _: config_of(self._of.config)),
             "log-level": Verb(log_level, ("level",), control=True),
             "rotate": Verb(self._rotate, control=True),
+            "reload": Verb(self._reload, control=True),
         }
 
     def about(self) -> dict[str, Any]:
@@ -75,6 +79,21 @@ class Reports:
         """Return by event what was seen, written, lost and suppressed."""
         return self._of.accounts.totals(self._of.probes.counters())
 
+    def summary(self) -> str:
+        """Return in a few words how much there is to do, since the last call."""
+        of = self._of
+        now, seq = time.monotonic(), of.encoder.seq
+        rate = (seq - self._last[1]) / max(now - self._last[0], 0.001)
+        self._last = now, seq
+        lost = sum(row["lost"] for row in self.totals().values())
+        return f"watching {len(of.processes)} processes, {rate:.0f} events/s, {lost} lost"
+
+    def _reload(self, _args: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {"restart": self._of.reload()}
+        except ConfigError as error:
+            raise RequestError("BadConfig", str(error)) from error
+
     def status(self) -> dict[str, Any]:
         """Return the answer to `status`."""
         of = self._of
@@ -90,7 +109,7 @@ class Reports:
             "tracked": len(of.processes),
             "allocations": of.allocations.states(),
             "clients": [client.describe() for client in of.hub.clients],
-            "log": of.log.describe() | {"failing": of.log_failing},
+            "log": of.log.describe() | {"failing": of.keeper.failing},
             "counters": self.totals(),
         }
 

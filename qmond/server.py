@@ -7,11 +7,13 @@ import contextlib
 import fcntl
 import logging
 import os
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from qmond.access import Peer, Rights, bind_unix, group_id, rights_of
+from qmond.access import Peer, Rights, admit, bind_unix, group_id, rights_of
 from qmond.clients import Batch, Client, Source
 from qmond.config import Socket
 from qmond.errors import InUseError, QmondError
@@ -70,19 +72,35 @@ class Hub:
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
-    async def listen(self, path: Path) -> None:
-        """Begin to serve; the caller holds the path's lock. Raises QmondError."""
+    async def listen(self, path: Path, listener: socket.socket | None = None) -> None:
+        """Begin to serve; the caller holds the path's lock. Raises QmondError.
+
+        A `listener` that already is at the path, a socket unit's, stays there at the end.
+        """
         try:
-            path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-            if self._groups[0] is None:
-                _log.info("there is no group %s: only root may connect", self.limits.group)
-            listener = bind_unix(path, self._groups[0])
+            if listener is None:
+                path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
+                listener = bind_unix(path, self._groups[0])
+                self._path = path
+                self._say_who_may()
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Client(self), sock=listener, backlog=self.limits.max_clients
             )
         except OSError as error:
             raise QmondError(f"{path}: {error.strerror}") from error
-        self._path = path
+
+    def _say_who_may(self) -> None:
+        if self._groups[0] is None:
+            _log.info("there is no group %s: only root may connect", self.limits.group)
+
+    def configure(self, limits: Socket, configured: int) -> None:
+        """Go by other limits, and groups, from here on; `configured` are the events that exist."""
+        self.limits = limits
+        self.source = replace(self.source, configured=configured)
+        self._groups = group_id(limits.group), group_id(limits.payload_group)
+        if self._path:
+            admit(self._path, self._groups[0])
+            self._say_who_may()
 
     def broadcast(self, batch: Batch) -> None:
         """Hand a batch to every client that tails; the wanted lines are chosen once for equals."""
@@ -126,9 +144,10 @@ class Hub:
 
     async def close(self) -> None:
         """Remove the socket, and end each connection once its buffer is out, or after a while."""
-        if self._server is None or self._path is None:
+        if self._server is None:
             return
-        self._path.unlink(missing_ok=True)
+        if self._path:
+            self._path.unlink(missing_ok=True)
         self._server.close()
         for client in tuple(self.clients):
             client.finish()

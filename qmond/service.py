@@ -1,83 +1,196 @@
-"""One run of the daemon: start in order, serve until told to stop, stop in order."""
+"""One run of the daemon under systemd, or without it: start, serve, reload, hand over or stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
 
 import sdnotify
 
-from qmond import __version__
+from qmond import __version__, store
 from qmond.access import group_id
 from qmond.bpf.load import Options
 from qmond.config import Config
 from qmond.daemon import Daemon
-from qmond.errors import QmondError
+from qmond.errors import ConfigError, QmondError
 from qmond.eventlog import EventLog
 from qmond.messages import MessageId, about
 from qmond.metrics import Metrics
 from qmond.scrape import Exporter
 from qmond.server import Lock
-from qmond.startup import have_precedence, obtain
+from qmond.startup import Kernel, have_precedence, obtain
 
-__all__ = ["run"]
+__all__ = ["Service"]
 
 _log = logging.getLogger(__name__)
 
+_SOCKET: Final = "socket"
+"""The name of the listening socket that a socket unit hands over (FileDescriptorName=)."""
+_PATIENCE: Final = 30
+"""Seconds by which the time to start or stop is extended, as long as there is progress."""
+_ASKING: Final = 5
+"""Seconds that systemd has to say whether the daemon is to be restarted."""
 
-async def run(config: Config) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises QmondError."""
-    notifier = sdnotify.SystemdNotifier()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    async with contextlib.AsyncExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-            stack.callback(loop.remove_signal_handler, number)
-        path = config.socket.path
+
+class Service:
+    """The daemon from its start to its end; `reread` gives the configuration as it is now."""
+
+    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
+        self._config = config
+        self._reread = reread
+        self._notifier = sdnotify.SystemdNotifier()
+        self._stop = asyncio.Event()
+        self._restarting = False
+        self._told = ""
+        self._daemon: Daemon
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises QmondError."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._stop.set,
+            signal.SIGINT: self._stop.set,
+            signal.SIGHUP: self._hang_up,
+            signal.SIGUSR1: self._reopen,
+        }
+        async with contextlib.AsyncExitStack() as stack:
+            for number, handler in handlers.items():
+                loop.add_signal_handler(number, handler)
+                stack.callback(loop.remove_signal_handler, number)
+            self._daemon = daemon = await stack.enter_async_context(self._started())
+            metrics, group = Metrics(daemon), group_id(self._config.socket.group)
+            exporter = Exporter(self._config.metrics, metrics.text, metrics.file, group)
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(daemon.drain_forever()),
+                    tasks.create_task(daemon.tick_forever()),
+                    tasks.create_task(daemon.keep_house_forever(self._pulse)),
+                    tasks.create_task(exporter.serve_forever()),
+                    tasks.create_task(exporter.write_forever()),
+                ]
+                _log.info(
+                    "ready: socket %s, log %s",
+                    self._config.socket.path,
+                    daemon.log.path,
+                    extra=about(MessageId.START, version=__version__),
+                )
+                self._notifier.notify("READY=1")
+                await self._stop.wait()
+                self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_PATIENCE}000000")
+                self._restarting = bool(daemon.kernel.kept) and await _is_restart()
+                for task in work:
+                    task.cancel()
+        if self._restarting:
+            _log.info("handed over", extra=about(MessageId.HANDED_OVER))
+        else:
+            _log.info("stopped", extra=about(MessageId.STOP))
+
+    @contextlib.asynccontextmanager
+    async def _started(self) -> AsyncIterator[Daemon]:
+        """Open and attach everything; give it back in order, or leave it to the next daemon."""
+        config, path = self._config, self._config.socket.path
+        async with contextlib.AsyncExitStack() as stack:
+            handed = store.take()
+            listener = None
+            if _SOCKET in handed:
+                listener = socket.socket(fileno=handed.pop(_SOCKET))
+                stack.callback(listener.close)
+            try:
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                stack.callback(Lock(path.with_name(path.name + ".lock")).close)
+            except OSError as error:
+                raise QmondError(f"{error.filename or path}: {error.strerror}") from error
+            log = EventLog(config.log, group_id(config.socket.group))
+            stack.callback(log.close)
+            kernel = await self._obtain(Options(ring=config.ring.size), handed)
+            stack.callback(lambda: kernel.close(lend=self._restarting))
+            daemon = Daemon(config, kernel, log, self._reload)
+            stack.callback(daemon.close)
+            stack.push_async_callback(daemon.allocations.close)
+            await daemon.hub.listen(path, listener)
+            stack.push_async_callback(daemon.hub.close)
+            daemon.begin()
+            stack.callback(lambda: None if self._restarting else daemon.end())
+            have_precedence()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(daemon.steps.fd, daemon.follow_clock)
+            stack.callback(loop.remove_reader, daemon.steps.fd)
+            yield daemon
+
+    async def _obtain(self, options: Options, handed: dict[str, int]) -> Kernel:
+        """Get the kernel side; a slow machine may take its time to compile it."""
+        loading = asyncio.create_task(asyncio.to_thread(obtain, options, handed))
+        while not loading.done():
+            self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_PATIENCE}000000")
+            await asyncio.wait([loading], timeout=_PATIENCE / 3)
+        return await loading
+
+    # ---- while it runs -------------------------------------------------------------------------
+
+    def _pulse(self) -> None:
+        """Tell systemd that the work goes on, and how much there is; called about once a second."""
+        if not self._daemon.is_stuck():
+            self._notifier.notify("WATCHDOG=1")
+        status = self._daemon.reports.summary()
+        if status != self._told:
+            self._told = status
+            self._notifier.notify(f"STATUS={status}")
+
+    def _reload(self) -> list[str]:
+        """Read the configuration anew; returns the keys that wait for a restart.
+
+        Raises ConfigError, and then nothing has changed.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            stack.callback(Lock(path.with_name(path.name + ".lock")).close)
-        except OSError as error:
-            raise QmondError(f"{error.filename or path}: {error.strerror}") from error
-        group = group_id(config.socket.group)
-        log = EventLog(config.log, group)
-        stack.callback(log.close)
-        kernel = await asyncio.to_thread(obtain, Options(ring=config.ring.size))
-        stack.callback(kernel.close)
-        daemon = Daemon(config, kernel, log)
-        stack.callback(daemon.close)
-        stack.push_async_callback(daemon.allocations.close)
-        await daemon.hub.listen(path)
-        stack.push_async_callback(daemon.hub.close)
-        daemon.begin()
-        stack.callback(daemon.end)
-        have_precedence()
-        loop.add_signal_handler(signal.SIGUSR1, daemon.reopen_log)
-        stack.callback(loop.remove_signal_handler, signal.SIGUSR1)
-        loop.add_reader(daemon.steps.fd, daemon.follow_clock)
-        stack.callback(loop.remove_reader, daemon.steps.fd)
-        metrics = Metrics(daemon)
-        exporter = Exporter(config.metrics, metrics.text, metrics.file, group)
-        async with asyncio.TaskGroup() as tasks:
-            work = [
-                tasks.create_task(daemon.drain_forever()),
-                tasks.create_task(daemon.tick_forever()),
-                tasks.create_task(daemon.keep_house_forever()),
-                tasks.create_task(exporter.serve_forever()),
-                tasks.create_task(exporter.write_forever()),
-            ]
-            _log.info(
-                "ready: socket %s, log %s",
-                path,
-                log.path,
-                extra=about(MessageId.START, version=__version__),
+            later = self._daemon.apply(self._reread())
+        except ConfigError as error:
+            _log.error(
+                "not reloaded, the configuration stays as it was: %s",
+                error,
+                extra=about(MessageId.BAD_CONFIG),
             )
-            notifier.notify("READY=1")
-            await stop.wait()
-            notifier.notify("STOPPING=1")
-            for task in work:
-                task.cancel()
-    _log.info("stopped", extra=about(MessageId.STOP))
+            raise
+        finally:
+            self._notifier.notify("READY=1")
+        if later:
+            _log.warning("reloaded; these keys change only with a restart: %s", ", ".join(later))
+        else:
+            _log.info("reloaded")
+        return later
+
+    def _hang_up(self) -> None:
+        """Reload, as SIGHUP asks; what is wrong has been said."""
+        if hasattr(self, "_daemon"):
+            with contextlib.suppress(ConfigError):
+                self._reload()
+
+    def _reopen(self) -> None:
+        """Reopen the log, as SIGUSR1 asks."""
+        if hasattr(self, "_daemon"):
+            self._daemon.keeper.reopen()
+
+
+async def _is_restart() -> bool:
+    """Whether systemd stops this service in order to start it again."""
+    unit = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("/")[2]
+    if not os.environ.get("NOTIFY_SOCKET") or not unit.endswith(".service"):
+        return False
+    command = ("systemctl", "list-jobs", "--no-legend", "--plain", unit)
+    try:
+        async with asyncio.timeout(_ASKING):
+            asked = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            said, _ = await asked.communicate()
+    except (OSError, TimeoutError) as error:
+        _log.warning("systemd did not say whether this is a restart: %s", error or "no answer")
+        return False
+    return any(line.split()[1:3] == [unit, "restart"] for line in said.decode().splitlines())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,17 +39,20 @@ class Kernel:
     kept: tuple[str, ...]
     """What of it is in the descriptor store, by the names there."""
 
-    def close(self) -> None:
-        """Detach it, in the store too."""
-        store.forget(self.kept)
+    def close(self, *, lend: bool = False) -> None:
+        """Detach it, in the store too; or `lend` what is there to the next daemon."""
+        if not lend:
+            store.forget(self.kept)
         self.probes.close()
         self.journal.close()
 
 
-def obtain(options: Options) -> Kernel:
-    """Take the kernel side out of the store where it fits, otherwise load one. Raises LoadError."""
+def obtain(options: Options, found: Mapping[str, int]) -> Kernel:
+    """Take the kernel side from what was `found` in the store where it fits, otherwise load one.
+
+    Raises LoadError.
+    """
     prefix = fingerprint(options) + "."
-    found = store.take()
     ours = {name.removeprefix(prefix).replace(".", ":", 1): fd for name, fd in found.items()}
     if set(ours) == names() | {_JOURNAL}:
         journal = Journal(ours.pop(_JOURNAL))

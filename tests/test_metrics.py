@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from qmond import scrape
 from qmond.accounting import Accounts
 from qmond.bpf.probes import Counter
-from qmond.config import Config, parse_config
+from qmond.config import Config, hold, parse_config
 from qmond.config import Metrics as Section
 from qmond.errors import ConfigError
 from qmond.exposition import Family, render
@@ -70,11 +70,11 @@ class Daemon:
     counters: dict[str, Counter]
     accounts: Accounts = field(default_factory=Accounts)
     config: Config = field(default_factory=Config)
-    log_failing: bool = False
     asked: int = 0
 
     def __post_init__(self) -> None:
         self.processes = [1, 2, 3]
+        self.keeper = SimpleNamespace(failing=False)
         self.hub = SimpleNamespace(clients=[1, 2], dropped=9)
         self.probes = SimpleNamespace(
             counters=self._counters, ring=SimpleNamespace(used=7, size=4096)
@@ -198,6 +198,12 @@ def test_a_text_file_is_called_as_its_reader_wants_it() -> None:
     assert parse_config("metrics: {textfile: /a/b.prom}", "x").metrics.textfile == Path("/a/b.prom")
     with pytest.raises(ConfigError, match=r"an absolute path that ends in \.prom"):
         parse_config("metrics: {textfile: /a/b.txt}", "x")
+
+
+def test_a_reload_says_that_metrics_wait_for_a_restart() -> None:
+    config = parse_config("metrics: {listen: 127.0.0.1:1, interval: 5s}", "x")
+    held, later = hold(config, Config())
+    assert (held, later) == (Config(), ["metrics.listen", "metrics.interval"])
 
 
 # ---- HTTP --------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""The log as the daemon needs it: what cannot be written is counted, and the trouble told once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from qmond.errors import LogError
+from qmond.eventlog import EventLog
+from qmond.messages import MessageId, about
+
+__all__ = ["LogKeeper"]
+
+_log = logging.getLogger(__name__)
+
+_CALM: Final = 2.0
+"""Seconds without a failure until the log is said to be written again."""
+
+
+class LogKeeper:
+    """Writes, and never fails; `not_logged` is where the caller counts what was not written."""
+
+    def __init__(self, log: EventLog, not_logged: Counter[str]) -> None:
+        self.failing = False
+        self._log = log
+        self._not_logged = not_logged
+        self._missing = 0
+        self._good_since = math.inf
+
+    def write(self, lines: bytes | memoryview) -> bool:
+        """Append whole lines; says whether they are in the log, all or none of them."""
+        written = self._works(self._log.write, lines)
+        if written and self._good_since == math.inf:
+            self._good_since = time.monotonic()
+        return written
+
+    def check(self) -> None:
+        """Look after the log; called about once a second."""
+        self._works(self._log.check)
+        if self.failing and time.monotonic() - self._good_since > _CALM:
+            missing = self._not_logged.total() - self._missing
+            _log.warning(
+                "the log is written again, %d events are missing from it",
+                missing,
+                extra=about(MessageId.LOG_BACK, stage="log", lost=missing),
+            )
+            self.failing = False
+
+    def reopen(self) -> None:
+        """Begin a file at the log's path, where another program has taken it away."""
+        self._works(self._log.reopen)
+
+    def _works(self, call: Callable[..., None], *arguments: Any) -> bool:  # noqa: ANN401
+        try:
+            call(*arguments)
+        except LogError as error:
+            if not self.failing:
+                _log.error(
+                    "the log cannot be written, events are lost: %s",
+                    error,
+                    extra=about(MessageId.LOG_FAILING, stage="log"),
+                )
+                self._missing = self._not_logged.total()
+            self.failing = True
+            self._good_since = math.inf
+            return False
+        return True

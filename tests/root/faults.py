@@ -1,0 +1,355 @@
+"""What goes wrong with a log, made to happen while guests write lines that say which one each is.
+
+    python tests/root/faults.py --out docs/faults.md
+
+A guest's lines that are neither in the log nor counted as lost are uncounted; there must be none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import Qmond, builder, start_qmond, wait_until
+
+_LINES = 60_000
+
+
+@dataclass
+class Row:
+    """What became of the lines of a fault's guests."""
+
+    written: int
+    logged: int
+    counted: int
+    torn: int
+    recovered: bool
+    said: list[str]
+
+    @property
+    def uncounted(self) -> int:
+        """Lines that are nowhere, or too many."""
+        return self.written - self.logged - self.counted
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is uncounted or torn, and the log goes on."""
+        return self.uncounted == 0 and self.torn == 0 and self.recovered and self.written > 0
+
+
+@dataclass
+class Trial:
+    """One fault: a daemon, its guests, and what is known of them."""
+
+    folder: Path
+    guest: Path
+    kills: int
+    daemon: Qmond = field(init=False)
+    counts: dict[int, int] = field(default_factory=dict)
+    elsewhere: list[Path] = field(default_factory=list)
+    """Files beside the log's own that have lines of it."""
+
+    def start(self, directory: Path, *, patch: str = "", **log: Any) -> None:
+        """Start the daemon, or the next one, with what is in the descriptor store."""
+        stored = self.daemon.stored if hasattr(self, "daemon") else None
+        settings = {"dir": str(directory), "compress": "none", "min_free": 0} | log
+        events = ["START", "END", "LOST", "EXEC", "WRITE", "EXIT"]
+        config = {"log": settings, "ring": {"size": "64M"}, "events": events}
+        self.daemon = start_qmond(self.folder, config, stored=stored, patch=patch)
+
+    @contextlib.contextmanager
+    def storm(self, lines: int = _LINES) -> Iterator[subprocess.Popen[bytes]]:
+        """Have a guest write as many lines, beside what the caller does."""
+        with subprocess.Popen(["qemu-aarch64-static", self.guest, str(lines)]) as process:
+            self.counts[process.pid] = lines
+            yield process
+            process.wait(120)
+
+    def settle(self) -> None:
+        """Wait until the daemon has taken all that there is, and looked after its log."""
+        wait_until(lambda: self.daemon.status()["ring"]["used"] == 0)
+        time.sleep(1.2)
+
+    def failing(self) -> bool:
+        """Whether the daemon says that its log cannot be written."""
+        return bool(self.daemon.status()["log"]["failing"])
+
+    def end(self) -> Row:
+        """Have one more guest write, stop, and see where each line is."""
+        self.settle()
+        with self.storm(1000) as last:
+            pass
+        self.settle()
+        self.daemon.stopped = True
+        self.daemon.process.terminate()
+        if self.daemon.process.wait(60) != 0:
+            raise AssertionError((self.folder / "stderr").read_text())
+        found, torn = set(), 0
+        files = [*sorted(self.daemon.log.glob("events*.jsonl")), *self.elsewhere]
+        for line in (
+            line for file in files for line in file.read_bytes().splitlines(keepends=True)
+        ):
+            try:
+                event = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                event = None
+            if event is None:
+                torn += 1
+            elif event.get("event") == "WRITE" and event["pid"] in self.counts:
+                found.add((event["pid"], int(event["buf"])))
+            elif event.get("event") == "END":
+                counted = event["totals"]["WRITE"]["lost"]
+        mine = sum(pid == last.pid for pid, _ in found)
+        said = re.findall(r"qmond: (?:ERROR|WARNING): (.*)", (self.folder / "stderr").read_text())
+        return Row(sum(self.counts.values()), len(found), counted, torn, mine == 1000, said)
+
+
+@contextlib.contextmanager
+def disk(folder: Path, *, size: str = "8M") -> Iterator[Path]:
+    """Make a small file system."""
+    path = folder / "disk"
+    path.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", path], check=True
+    )
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def full(trial: Trial) -> Iterator[Row]:
+    """The disk is full (ENOSPC), then has room again."""
+    with disk(trial.folder) as small:
+        trial.start(small / "log")
+        filler = small / "filler"
+        filler.write_bytes(bytes(5 << 20))
+        with trial.storm():
+            wait_until(trial.failing)
+        trial.settle()
+        filler.unlink()
+        yield trial.end()
+
+
+def short(trial: Trial) -> Iterator[Row]:
+    """Less than `min_free` is left, and no old file to remove; then there is room again."""
+    with disk(trial.folder, size="64M") as small:
+        trial.start(small / "log", min_free="32M")
+        filler = small / "filler"
+        filler.write_bytes(bytes(40 << 20))
+        wait_until(lambda: Path(small / "log/events.jsonl").exists())
+        time.sleep(1.2)
+        with trial.storm():
+            wait_until(trial.failing)
+        trial.settle()
+        filler.unlink()
+        time.sleep(1.2)
+        yield trial.end()
+
+
+def immutable(trial: Trial) -> Iterator[Row]:
+    """The file cannot be written any more (chattr +i), then it can."""
+    with loop_device(trial.folder) as place:
+        trial.start(place / "log")
+        with trial.storm(3 * _LINES):
+            wait_until(lambda: trial.daemon.status()["counters"].get("WRITE"))
+            subprocess.run(["chattr", "+i", place / "log/events.jsonl"], check=True)
+            try:
+                wait_until(trial.failing)
+                trial.settle()
+            finally:
+                subprocess.run(["chattr", "-i", place / "log/events.jsonl"], check=True)
+        yield trial.end()
+
+
+def broken(trial: Trial) -> Iterator[Row]:
+    """Every third write of a storm stops half-way through a line with EIO (played)."""
+    trial.start(trial.folder / "log", patch=HALF_A_LINE)
+    with trial.storm():
+        pass
+    yield trial.end()
+
+
+HALF_A_LINE = """
+import errno, os
+from qmond import eventlog
+class Disk:
+    calls = 0
+    def __getattr__(self, name):
+        return getattr(os, name)
+    def write(self, fd, lines):
+        Disk.calls += len(lines) > 10_000
+        if Disk.calls % 3 or len(lines) < 10_000 or Disk.calls > 9:
+            return os.write(fd, lines)
+        os.write(fd, bytes(lines)[: len(lines) * 2 // 3 - 1])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+eventlog.os = Disk()
+"""
+"""No disk here fails in the middle of a write, so this one is played."""
+
+
+@contextlib.contextmanager
+def loop_device(folder: Path, size: str = "100M") -> Iterator[Path]:
+    """Make a file system in a sparse file, without a journal, which takes long to make."""
+    image, place = folder / "image", folder / "place"
+    place.mkdir()
+    subprocess.run(["truncate", "--size", size, image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def killed(trial: Trial) -> Iterator[Row]:
+    """The daemon is killed (kill -9), again and again, at any moment."""
+    log = trial.folder / "log"
+    trial.start(log)
+    with trial.storm(trial.kills * 6000):
+        for _ in range(trial.kills):
+            time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - any moment will do
+            trial.daemon.process.kill()
+            trial.daemon.process.wait()
+            trial.start(log)
+    yield trial.end()
+
+
+def rotated(trial: Trial) -> Iterator[Row]:
+    """A new file every 100 ms."""
+    trial.start(trial.folder / "log", rotate={"age": "100ms"})
+    with trial.storm(2 * _LINES) as guest:
+        while guest.poll() is None:
+            trial.daemon.ctl("rotate")
+            time.sleep(0.1)
+    yield trial.end()
+
+
+def removed(trial: Trial) -> Iterator[Row]:
+    """The directory is removed, with what was in it."""
+    log = trial.folder / "log"
+    trial.start(log)
+    with trial.storm():
+        time.sleep(0.3)
+        with (log / "events.jsonl").open("rb") as file:
+            shutil.rmtree(log)
+            time.sleep(2.5)  # the daemon has noticed
+            trial.elsewhere = [trial.folder / "removed.jsonl"]
+            trial.elsewhere[0].write_bytes(file.read())
+    yield trial.end()
+
+
+def renamed(trial: Trial) -> Iterator[Row]:
+    """Another program renames the file, and tells by SIGUSR1."""
+    log = trial.folder / "log"
+    trial.start(log)
+    with trial.storm() as guest:
+        for number in range(5):
+            time.sleep(0.1)
+            trial.elsewhere.append(trial.folder / f"{number}.jsonl")
+            (log / "events.jsonl").rename(trial.elsewhere[-1])
+            trial.daemon.process.send_signal(10)
+            wait_until((log / "events.jsonl").exists)
+        assert guest
+    yield trial.end()
+
+
+def stepped(trial: Trial) -> Iterator[Row]:
+    """The wall clock goes back an hour, and forth again, with a rotation at each."""
+    trial.start(trial.folder / "log")
+
+    def step(seconds: float) -> None:
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)
+        trial.daemon.ctl("rotate")
+
+    with trial.storm():
+        time.sleep(0.2)
+        trial.daemon.ctl("rotate")
+        step(-3600)
+        try:
+            time.sleep(0.2)
+            trial.daemon.ctl("rotate")
+        finally:
+            step(3600)
+    row = trial.end()
+    numbers = [event["seq"] for event in trial.daemon.events()]
+    row.recovered = row.recovered and numbers == sorted(numbers)  # in their files' order
+    yield row
+
+
+Fault = Callable[[Trial], Iterator[Row]]
+FAULTS: tuple[Fault, ...] = (
+    full,
+    short,
+    immutable,
+    broken,
+    killed,
+    rotated,
+    removed,
+    renamed,
+    stepped,
+)
+
+
+def suffer(fault: Fault, folder: Path, guest: Path, kills: int = 50) -> Row:
+    """Have one fault happen."""
+    folder.mkdir()
+    trial = Trial(folder, guest, kills)
+    try:
+        (row,) = fault(trial)
+    finally:
+        if hasattr(trial, "daemon") and trial.daemon.process.poll() is None:
+            trial.daemon.process.kill()
+            trial.daemon.process.wait()
+    return row
+
+
+def main() -> int:
+    """Write the table, and say whether all is right."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("faults", nargs="*", help="their names; all where there is none")
+    parser.add_argument("--out", type=Path, help="the file for the table, otherwise printed")
+    options = parser.parse_args()
+    lines = [
+        "# Faults\n",
+        "Made by `make faults`: a real daemon, real guests, real faults. The guests wrote lines",
+        "with their numbers; `counted` are those that LOST tells with stage `log`.\n",
+        "| fault | written | in the log | counted | uncounted | torn | goes on | what qmond said |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    right = True
+    with tempfile.TemporaryDirectory(prefix="qmond-faults-") as folder:
+        guest = builder(Path(folder))("count", "aarch64")
+        for fault in FAULTS:
+            if options.faults and fault.__name__ not in options.faults:
+                continue
+            row = suffer(fault, Path(folder) / fault.__name__, guest)
+            said = "; ".join(dict.fromkeys(re.sub(r"/\S*/", "…/", text) for text in row.said))
+            figures = row.written, row.logged, row.counted, row.uncounted, row.torn
+            title = (fault.__doc__ or "").rstrip(".")
+            cells = (title, *figures, "yes" if row.recovered else "no", said)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+            right = right and row.is_right
+    text = "\n".join(lines) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    else:
+        print(text, end="")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

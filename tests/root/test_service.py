@@ -1,0 +1,204 @@
+"""What systemd has the daemon do: reload, hand over, take a socket, tell how it is.
+
+The harness plays systemd here; a real one is in tests/systemd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import Build, StartQmond
+from harness import Qmond, wait_until, waiting
+
+from qmond.client import Client
+
+
+def rewrite(daemon: Qmond, **changes: Any) -> None:
+    """Change sections of a daemon's configuration file."""
+    file = daemon.socket.with_name("qmon.yaml")
+    config = yaml.safe_load(file.read_text())
+    for key, value in changes.items():
+        inner = config.get(key)
+        config[key] = inner | value if isinstance(inner, dict) else value
+    file.write_text(yaml.safe_dump(config))
+
+
+def test_reloads_what_can_change(qmond: StartQmond, build: Build) -> None:
+    daemon = qmond(capture={"bytes": 4}, redact=[])
+    with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:
+        command = ["qemu-aarch64-static", str(build("count", "aarch64")), "3"]
+        with subprocess.Popen(command) as before:
+            pass
+        rewrite(
+            daemon,
+            capture={"bytes": 6},
+            events=["START", "END", "TRACK_ADOPT", "EXEC", "WRITE", "EXIT"],
+            limits={"WRITE": "2/s"},
+            redact=["(001)"],
+            match={"prefixes": ["qemu-", "sleep"]},
+            ring={"size": "1M"},
+        )
+        with subprocess.Popen(["sleep", "60"]) as sleeper:
+            done = daemon.ctl("reload")
+            assert (done.returncode, done.stderr) == (
+                0,
+                "qmonctl: these keys change only with a restart: ring.size\n",
+            )
+            with Client(daemon.socket) as client:
+                in_force = client.config()
+            assert in_force["capture"]["bytes"] == 6
+            assert in_force["ring"]["size"] == 8 << 20
+            with subprocess.Popen(command) as after:
+                pass
+            sleeper.kill()
+        guest.do(b"-")
+    events = daemon.stop()
+    rows = {
+        pid: [e["buf"] for e in events if e["event"] == "WRITE" and e.get("pid") == pid]
+        for pid in (before.pid, after.pid)
+    }
+    assert rows == {before.pid: ["0000"] * 3, after.pid: ["000000"] * 2}
+    assert [e["origin"] for e in events if e.get("pid") == sleeper.pid and "origin" in e] == [
+        "procfs"
+    ]
+    kinds = {e["event"] for e in events if e.get("pid") == after.pid}
+    assert kinds == {"TRACK_ADOPT", "WRITE", "EXIT"}
+    assert events[-1]["totals"]["WRITE"]["suppressed"] >= 1
+
+
+def test_a_wrong_configuration_changes_nothing(qmond: StartQmond) -> None:
+    daemon = qmond(capture={"bytes": 4})
+    rewrite(daemon, capture={"bytes": "lots"}, colour="red")
+    done = daemon.ctl("reload")
+    assert done.returncode == 1
+    assert "capture.bytes: is 'lots'" in done.stderr
+    assert "colour: unknown key" in done.stderr
+    daemon.process.send_signal(signal.SIGHUP)
+    said = daemon.socket.with_name("stderr")
+    wait_until(lambda: said.read_text().count("the configuration stays as it was") == 2)
+    with Client(daemon.socket) as client:
+        assert client.config()["capture"]["bytes"] == 4
+    rewrite(daemon, capture={"bytes": 5})
+    file = daemon.socket.with_name("qmon.yaml")
+    file.write_text(file.read_text().replace("colour: red\n", ""))
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "INFO: reloaded" in said.read_text())
+
+
+RESTART = """
+import qmond.service
+async def is_restart(): return True
+qmond.service._is_restart = is_restart
+"""
+
+
+def written(daemon: Qmond) -> object:
+    return daemon.status()["counters"].get("WRITE")
+
+
+def test_a_restart_is_a_handover(qmond: StartQmond, build: Build, tmp_path: Path) -> None:
+    """SIGTERM in the middle of a storm, five times: not an event missing, none twice."""
+    config = {"ring": {"size": "64M"}, "log": {"compress": "none"}}
+    daemon = qmond(patch=RESTART, **config)
+    command = ["qemu-aarch64-static", str(build("count", "aarch64")), "300000"]
+    with subprocess.Popen(command) as guest:
+        for _ in range(5):
+            wait_until(partial(written, daemon))
+            daemon.process.terminate()
+            assert daemon.process.wait(20) == 0
+            daemon.stopped = True
+            daemon = qmond(patch=RESTART, stored=daemon.stored, **config)
+        assert guest.wait(120) == 0
+    wait_until(lambda: daemon.status()["ring"]["used"] == 0)
+    daemon.process.terminate()
+    assert daemon.process.wait(20) == 0
+    daemon.stopped = True
+    daemon = qmond(stored=daemon.stored, **config)
+    events = daemon.stop()
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    mine = [e["buf"] for e in events if e.get("event") == "WRITE" and e["pid"] == guest.pid]
+    assert mine == [f"{number:08}\n" for number in range(300_000)]
+    assert [e["event"] for e in events].count("END") == 1
+    assert "handed over" in (tmp_path / "stderr").read_text()
+
+
+@contextmanager
+def told(daemon: Qmond) -> Iterator[list[str]]:
+    """Hear what the daemon tells systemd, from here on."""
+    heard: list[str] = []
+    path = daemon.socket.with_name("notify")
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(path))
+        channel.settimeout(0.1)
+        done = threading.Event()
+
+        def listen() -> None:
+            while not done.is_set():
+                try:
+                    heard.extend(channel.recv(4096).decode().splitlines())
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield heard
+        finally:
+            done.set()
+            thread.join()
+
+
+LATE = """
+import sdnotify
+class Notifier(sdnotify.SystemdNotifier):
+    def notify(self, state):
+        sdnotify.SystemdNotifier().notify(state)
+import qmond.service
+qmond.service.sdnotify = type("module", (), {"SystemdNotifier": Notifier})
+"""
+"""The harness listens twice, at the same path: so each message must look who is there."""
+
+
+def test_tells_how_it_is_and_that_it_works(qmond: StartQmond, build: Build) -> None:
+    daemon = qmond(patch=LATE)
+    with told(daemon) as heard:
+        wait_until(lambda: heard.count("WATCHDOG=1") >= 2)
+        with waiting("qemu-aarch64", build("waits", "aarch64")):
+            wait_until(lambda: any("watching 1 processes" in text for text in heard))
+        daemon.ctl("reload")
+        at = heard.index("RELOADING=1")
+        assert heard[at + 1].startswith("MONOTONIC_USEC=")
+        wait_until(lambda: "READY=1" in heard[at:])
+        daemon.stop()
+        assert "STOPPING=1" in heard
+
+
+def test_serves_on_the_socket_that_it_is_given(qmond: StartQmond, tmp_path: Path) -> None:
+    path = tmp_path / "qmond.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        daemon = qmond(stored={"socket": os.dup(listener.fileno())})
+        assert daemon.status()["tracked"] == 0
+        daemon.stop()
+        assert path.exists(), "it is the socket unit's"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as early:
+            early.connect(str(path))
+            early.sendall(b'{"op":"status"}\n')
+            daemon = qmond(stored={"socket": os.dup(listener.fileno())})
+            early.settimeout(10)
+            with early.makefile("rb") as answers:
+                assert b'"qmond"' in answers.readline()
+                assert b'"uptime"' in answers.readline()
+            daemon.stop()
