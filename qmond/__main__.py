@@ -9,7 +9,6 @@ sys.modules.update({"ssl": None, "_hashlib": None})  # type: ignore[dict-item]
 
 import argparse  # noqa: E402
 import asyncio  # noqa: E402
-import logging  # noqa: E402
 import os  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -18,6 +17,7 @@ from typing import Final  # noqa: E402
 from qmond import __version__  # noqa: E402
 from qmond.config import DEFAULT_PATH, Config, load_config  # noqa: E402
 from qmond.errors import ConfigError, QmondError  # noqa: E402
+from qmond.messages import MessageId, complain, set_up  # noqa: E402
 from qmond.service import Service  # noqa: E402
 
 __all__ = ["main"]
@@ -29,11 +29,7 @@ _EX_CONFIG: Final = 78  # sysexits.h
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon; returns the exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=os.environ.get("QMOND_LOG_LEVEL", "INFO").upper(),
-        format="qmond: %(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up(os.environ.get("QMOND_LOG_LEVEL", "INFO").upper())
     given = options.config or os.environ.get("QMOND_CONFIG")
     path = Path(given) if given else DEFAULT_PATH
 
@@ -43,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = reread()
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        complain(MessageId.BAD_CONFIG, str(error))
         return _EX_CONFIG
     if options.check:
         sys.stdout.write(f"{path}: no fault found\n")
@@ -51,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         asyncio.run(_serve(config, reread))
     except QmondError as error:
-        sys.stderr.write(f"qmond: {error}\n")
+        complain(MessageId.FAILED, str(error), prefix="qmond: ")
         return _EX_FAILED
     return 0
 

@@ -10,10 +10,11 @@ import os
 import pwd
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from struct import Struct, iter_unpack
 from typing import Final
 
-__all__ = ["Peer", "Rights", "group_id", "peer_of", "rights_of"]
+__all__ = ["Peer", "Rights", "admit", "bind_unix", "group_id", "peer_of", "rights_of"]
 
 _SO_PEERGROUPS: Final = 59  # include/uapi/asm-generic/socket.h
 _UCRED: Final = Struct("=iII")
@@ -60,6 +61,29 @@ def group_id(name: str) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return None
+
+
+def bind_unix(path: Path, group: int | None) -> socket.socket:
+    """Return a socket at a path, for root and, if there is one, a group. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mask = os.umask(0o177)  # root's alone from the first moment on
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        admit(path, group)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def admit(path: Path, group: int | None) -> None:
+    """Let a group, if there is one, connect to a socket. Raises OSError."""
+    if group is not None:
+        os.chown(path, -1, group)
+        path.chmod(0o660)
 
 
 def _groups_of(connection: socket.socket, uid: int, gid: int) -> frozenset[int]:

@@ -20,6 +20,7 @@ from qmond.access import Peer, Rights, peer_of
 from qmond.config import Socket
 from qmond.errors import ProtocolError, RequestError
 from qmond.feeds import Feed
+from qmond.messages import MessageId, about
 from qmond.protocol import (
     LineReader,
     Request,
@@ -217,7 +218,12 @@ class Client(asyncio.Protocol):
             if now - self._moved > 2 * limit:
                 self.abort()
         elif now - self._moved > limit:
-            _log.warning("client does not read, and is cut off: %s", self._name)
+            peer = {"client_pid": self.peer.pid, "client_uid": self.peer.uid}
+            _log.warning(
+                "client does not read, and is cut off: %s",
+                self._name,
+                extra=about(MessageId.CLIENT_CUT_OFF, **peer, dropped=self.dropped),
+            )
             self._refuse("TooSlow", f"nothing was read for {limit:g} s")
         elif self._reader.begun and now - self._heard > _HALF_LINE:
             self._refuse("Timeout", f"half a request, and nothing more for {_HALF_LINE} s")

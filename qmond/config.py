@@ -128,6 +128,23 @@ class Socket:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures for Prometheus: where they are served, and a file written so often, in seconds."""
+
+    listen: str | None = _key(values.listen, None)
+    textfile: Path | None = _key(values.text_file, None)
+    interval: float = _key(values.seconds(1, 3600), 15.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Events that the system's journal gets, too, and how many a second."""
+
+    events: tuple[str, ...] = _key(values.events, ())
+    rate: int = _key(values.rate(1, 10_000), 100)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration; every key has a default."""
 
@@ -141,6 +158,8 @@ class Config:
     ring: Ring = _section(Ring)
     log: Log = _section(Log)
     socket: Socket = _section(Socket)
+    metrics: Metrics = _section(Metrics)
+    journal: Journal = _section(Journal)
     redact: tuple[Rule, ...] = _key(values.redact, DEFAULT_RULES)
     procfs: Path = _key(values.absolute, Path("/proc"))
 
@@ -150,7 +169,17 @@ class Config:
         return sum(1 << NUMBER[name] for name in self.events)
 
 
-_AT_START: Final = ("timestamps", "fields", "ring.size", "log.dir", "socket.path", "procfs")
+_AT_START: Final = (
+    "timestamps",
+    "fields",
+    "ring.size",
+    "log.dir",
+    "socket.path",
+    "metrics.listen",
+    "metrics.textfile",
+    "metrics.interval",
+    "procfs",
+)
 """Keys that hold from a daemon's start to its end."""
 
 

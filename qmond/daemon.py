@@ -25,8 +25,11 @@ from qmond.config import Config, hold
 from qmond.encode import Encoder, adoption
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
+from qmond.forward import Forward
 from qmond.journal import BOOKS, State
+from qmond.journald import Journald
 from qmond.logkeeper import LogKeeper
+from qmond.messages import MessageId, about, flush
 from qmond.processes import Process, ProcessTable
 from qmond.redact import Redactor
 from qmond.reports import Reports
@@ -93,6 +96,7 @@ class Daemon:
                 tree=self.processes.descendants,
             ),
         )
+        self.forward = Forward(config.journal, Journald())
         self.steps = StepWatch()
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
@@ -185,6 +189,7 @@ class Daemon:
         self._commit()
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
+        self.forward.take(self.encoder)
 
     def _dropped(self, count: int) -> bytes:
         return self.encoder.compose("DROPPED", time.monotonic_ns(), {"count": count})
@@ -198,7 +203,9 @@ class Daemon:
             self.encoder.follow(self._anchor)
         if stepped:
             _log.warning(
-                "the wall clock was stepped: it is %.6f s from the monotonic", offset / 1e9
+                "the wall clock was stepped: it is %.6f s from the monotonic",
+                offset / 1e9,
+                extra=about(MessageId.CLOCK_STEP, offset=round(offset / 1e9, 6)),
             )
             self.tell("CLOCK", {"offset": round(offset / 1e9, 6)})
 
@@ -229,6 +236,8 @@ class Daemon:
             await asyncio.sleep(1)
             pulse()
             self.hub.check()
+            self.forward.tell()
+            flush()
             self.keeper.check()
             if self._is_idle(2):
                 continue
@@ -255,7 +264,12 @@ class Daemon:
             count = sum(by_event.values())
             since = self.encoder.moment(self._lost_since)
             if stage == "ring":
-                _log.warning("%d events lost at the ring: %s", count, by_event)
+                _log.warning(
+                    "%d events lost at the ring: %s",
+                    count,
+                    by_event,
+                    extra=about(MessageId.LOSS, stage=stage, lost=count, event=[*by_event]),
+                )
             self.tell(
                 "LOST", {"stage": stage, "count": count, "by_event": by_event, "since": since}
             )
@@ -329,6 +343,7 @@ class Daemon:
         self.encoder.redact(self.redactor)
         self.log.configure(config.log)
         self.hub.configure(config.socket, config.mask)
+        self.forward.configure(config.journal)
         self.allocations.off = self._no_allocations(config)
         self._put_in_force()
         self._adopt_all()
@@ -370,4 +385,5 @@ class Daemon:
 
     def close(self) -> None:
         """Give back what is the daemon's own."""
+        self.forward.close()
         self.steps.close()

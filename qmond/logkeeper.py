@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from qmond.errors import LogError
 from qmond.eventlog import EventLog
+from qmond.messages import MessageId, about
 
 __all__ = ["LogKeeper"]
 
@@ -42,7 +43,11 @@ class LogKeeper:
         self._works(self._log.check)
         if self.failing and time.monotonic() - self._good_since > _CALM:
             missing = self._not_logged.total() - self._missing
-            _log.warning("the log is written again, %d events are missing from it", missing)
+            _log.warning(
+                "the log is written again, %d events are missing from it",
+                missing,
+                extra=about(MessageId.LOG_BACK, stage="log", lost=missing),
+            )
             self.failing = False
 
     def reopen(self) -> None:
@@ -54,7 +59,11 @@ class LogKeeper:
             call(*arguments)
         except LogError as error:
             if not self.failing:
-                _log.error("the log cannot be written, events are lost: %s", error)
+                _log.error(
+                    "the log cannot be written, events are lost: %s",
+                    error,
+                    extra=about(MessageId.LOG_FAILING, stage="log"),
+                )
                 self._missing = self._not_logged.total()
             self.failing = True
             self._good_since = math.inf

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from qmond.access import Peer, Rights, group_id, rights_of
+from qmond.access import Peer, Rights, admit, bind_unix, group_id, rights_of
 from qmond.clients import Batch, Client, Source
 from qmond.config import Socket
 from qmond.errors import InUseError, QmondError
@@ -67,6 +67,7 @@ class Hub:
         self.limits = limits
         self.source = source
         self.clients: set[Client] = set()
+        self._dropped = 0  # by those that are gone
         self._groups = group_id(limits.group), group_id(limits.payload_group)
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
@@ -78,36 +79,19 @@ class Hub:
         """
         try:
             if listener is None:
-                listener = self._bind(path)
+                path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
+                listener = bind_unix(path, self._groups[0])
                 self._path = path
+                self._say_who_may()
             self._server = await asyncio.get_running_loop().create_unix_server(
                 lambda: Client(self), sock=listener, backlog=self.limits.max_clients
             )
         except OSError as error:
             raise QmondError(f"{path}: {error.strerror}") from error
 
-    def _bind(self, path: Path) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-            mask = os.umask(0o177)  # root's alone from the first moment on
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(mask)
-            self._admit(path)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-
-    def _admit(self, path: Path) -> None:
-        """Let the group connect."""
+    def _say_who_may(self) -> None:
         if self._groups[0] is None:
             _log.info("there is no group %s: only root may connect", self.limits.group)
-        else:
-            os.chown(path, -1, self._groups[0])
-            path.chmod(0o660)
 
     def configure(self, limits: Socket, configured: int) -> None:
         """Go by other limits, and groups, from here on; `configured` are the events that exist."""
@@ -115,7 +99,8 @@ class Hub:
         self.source = replace(self.source, configured=configured)
         self._groups = group_id(limits.group), group_id(limits.payload_group)
         if self._path:
-            self._admit(self._path)
+            admit(self._path, self._groups[0])
+            self._say_who_may()
 
     def broadcast(self, batch: Batch) -> None:
         """Hand a batch to every client that tails; the wanted lines are chosen once for equals."""
@@ -138,7 +123,14 @@ class Hub:
 
     def leave(self, client: Client) -> None:
         """Forget a client."""
-        self.clients.discard(client)
+        if client in self.clients:
+            self.clients.remove(client)
+            self._dropped += client.dropped
+
+    @property
+    def dropped(self) -> int:
+        """How many lines clients did not get, of those that are gone, too."""
+        return self._dropped + sum(client.dropped for client in self.clients)
 
     def rights(self, peer: Peer) -> Rights:
         """Return what a peer may."""

@@ -15,13 +15,16 @@ from typing import Final
 
 import sdnotify
 
-from qmond import store
+from qmond import __version__, store
 from qmond.access import group_id
 from qmond.bpf.load import Options
 from qmond.config import Config
 from qmond.daemon import Daemon
 from qmond.errors import ConfigError, QmondError
 from qmond.eventlog import EventLog
+from qmond.messages import MessageId, about
+from qmond.metrics import Metrics
+from qmond.scrape import Exporter
 from qmond.server import Lock
 from qmond.startup import Kernel, have_precedence, obtain
 
@@ -63,20 +66,32 @@ class Service:
                 loop.add_signal_handler(number, handler)
                 stack.callback(loop.remove_signal_handler, number)
             self._daemon = daemon = await stack.enter_async_context(self._started())
+            metrics, group = Metrics(daemon), group_id(self._config.socket.group)
+            exporter = Exporter(self._config.metrics, metrics.text, metrics.file, group)
             async with asyncio.TaskGroup() as tasks:
                 work = [
                     tasks.create_task(daemon.drain_forever()),
                     tasks.create_task(daemon.tick_forever()),
                     tasks.create_task(daemon.keep_house_forever(self._pulse)),
+                    tasks.create_task(exporter.serve_forever()),
+                    tasks.create_task(exporter.write_forever()),
                 ]
-                _log.info("ready: socket %s, log %s", self._config.socket.path, daemon.log.path)
+                _log.info(
+                    "ready: socket %s, log %s",
+                    self._config.socket.path,
+                    daemon.log.path,
+                    extra=about(MessageId.START, version=__version__),
+                )
                 self._notifier.notify("READY=1")
                 await self._stop.wait()
                 self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_PATIENCE}000000")
                 self._restarting = bool(daemon.kernel.kept) and await _is_restart()
                 for task in work:
                     task.cancel()
-        _log.info("handed over" if self._restarting else "stopped")
+        if self._restarting:
+            _log.info("handed over", extra=about(MessageId.HANDED_OVER))
+        else:
+            _log.info("stopped", extra=about(MessageId.STOP))
 
     @contextlib.asynccontextmanager
     async def _started(self) -> AsyncIterator[Daemon]:
@@ -139,7 +154,11 @@ class Service:
         try:
             later = self._daemon.apply(self._reread())
         except ConfigError as error:
-            _log.error("not reloaded, the configuration stays as it was: %s", error)
+            _log.error(
+                "not reloaded, the configuration stays as it was: %s",
+                error,
+                extra=about(MessageId.BAD_CONFIG),
+            )
             raise
         finally:
             self._notifier.notify("READY=1")

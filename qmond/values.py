@@ -28,6 +28,7 @@ __all__ = [
     "group",
     "integer",
     "limits",
+    "listen",
     "prefixes",
     "rate",
     "redact",
@@ -35,6 +36,7 @@ __all__ = [
     "size",
     "socket_path",
     "sync",
+    "text_file",
 ]
 
 Parser = Callable[[Any], Any]
@@ -150,6 +152,38 @@ def socket_path(value: object) -> Path:
     if len(str(path).encode()) > 100:  # sun_path has 108 bytes; a lock's name stands beside it
         raise ValueError("a path of at most 100 bytes")
     return path
+
+
+def listen(value: object) -> str | None:
+    """Where the metrics are served: on the host itself, for there is no password to them."""
+    if value is None:
+        return None
+    expected = (
+        "a loopback address with a port, such as 127.0.0.1:9839 or [::1]:9839, or unix:/PATH: who "
+        "may see the figures from elsewhere is for a proxy with TLS and passwords to say"
+    )
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    if value.startswith("unix:"):
+        return f"unix:{socket_path(value.removeprefix('unix:'))}"
+    found = re.fullmatch(r"(127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})", value, re.ASCII)
+    octets = found[1].split(".")[1:] if found else []
+    if (
+        found is None
+        or not 0 < int(found[2]) < 1 << 16
+        or any(int(octet) > 255 for octet in octets)
+    ):
+        raise ValueError(expected)
+    return value
+
+
+def text_file(value: object) -> Path | None:
+    """A file for node_exporter, which reads those that are called so."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.endswith(".prom"):
+        return absolute(value)
+    raise ValueError("an absolute path that ends in .prom")
 
 
 def group(value: object) -> str:

@@ -178,6 +178,11 @@ def test_a_slow_client_loses_whole_lines_and_is_told_how_many(tmp_path: Path) ->
         assert [message["pid"] for message in messages] == list(range(2000 - lost))
         hub.broadcast(line("READ", 7))
         assert (await slow.get())["pid"] == 7
+        assert hub.dropped == lost
+        slow.writer.close()
+        while len(hub.clients) == 2:
+            await asyncio.sleep(0.01)
+        assert hub.dropped == lost, "that it has gone changes nothing"
 
     play(tmp_path / "s", scenario, client_buffer=65536)
 
