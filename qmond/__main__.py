@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 # asyncio would bring TLS with it, and hashlib OpenSSL: 5 MB of memory that nothing here uses
-sys.modules.update({"ssl": None, "_hashlib": None})  # type: ignore[dict-item]
+for name in ("ssl", "_hashlib"):
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 import argparse  # noqa: E402
 import asyncio  # noqa: E402

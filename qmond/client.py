@@ -150,15 +150,19 @@ class Client:
         self._requests += 1
         try:
             self._socket.sendall(_request(self._requests, op, args))
+            line = self._stream.readline(_LINE_MAX)
         except OSError as error:
-            raise ProtocolError(f"{self._path}: the daemon hung up") from error
-        return _answered(self._path, self._stream.readline(_LINE_MAX))
+            raise _hung_up(self._path) from error
+        return _answered(self._path, line)
 
     def _lines(self) -> Iterator[bytes]:
-        for line in self._stream:
-            if _is_end(self._path, line):
-                return
-            yield line.rstrip(b"\n")
+        try:
+            for line in self._stream:
+                if _is_end(self._path, line):
+                    return
+                yield line.rstrip(b"\n")
+        except OSError as error:
+            raise _hung_up(self._path) from error
 
 
 class AsyncClient:
@@ -210,16 +214,23 @@ class AsyncClient:
     async def tail(self, **choice: Unpack[Choice]) -> AsyncIterator[bytes]:
         """Yield the lines of events as `Client.tail` does: `async for line in qmond.tail()`."""
         await self.request("tail", **choice)
-        async for line in self._reader:
-            if _is_end(self._path, line):
-                return
-            yield line.rstrip(b"\n")
+        try:
+            async for line in self._reader:
+                if _is_end(self._path, line):
+                    return
+                yield line.rstrip(b"\n")
+        except OSError as error:
+            raise _hung_up(self._path) from error
 
     async def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
         """Ask for anything, and return the answer. Raises RequestError, ProtocolError."""
         self._requests += 1
         self._writer.write(_request(self._requests, op, args))
-        return _answered(self._path, await self._reader.readline())
+        try:
+            line = await self._reader.readline()
+        except OSError as error:
+            raise _hung_up(self._path) from error
+        return _answered(self._path, line)
 
 
 # ---- the protocol, for both ----------------------------------------------------------------------
@@ -227,6 +238,10 @@ class AsyncClient:
 
 def _where(path: Path | None) -> Path:
     return path or Path(os.environ.get("QMOND_SOCKET", DEFAULT_SOCKET))
+
+
+def _hung_up(path: Path) -> ProtocolError:
+    return ProtocolError(f"{path}: the daemon hung up")
 
 
 def _unreachable(path: Path, error: OSError) -> QmondError:

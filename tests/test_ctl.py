@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from qmond.__main__ import main as qmond
 from qmond.ctl import main, ps, tree
 from qmond.ctl.manual import file_page, page
 from qmond.ctl.status import render
@@ -67,6 +66,8 @@ def test_status_is_a_table_with_the_four_columns() -> None:
 def test_qmond_checks_a_config_and_tells_its_version(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from qmond.__main__ import main as qmond  # it leaves parts of Python out of its process
+
     file = tmp_path / "qmon.yaml"
     file.write_text("fields: full\n")
     assert qmond(["--check", "--config", str(file)]) == 0

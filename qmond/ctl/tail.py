@@ -32,6 +32,8 @@ from qmond.errors import ProtocolError, QmondError, RequestError
 __all__ = ["add_arguments", "events_of", "retrying", "run"]
 
 _SEQ: Final = re.compile(rb',"seq":(\d+)')
+_CATCHING_UP: Final = 5
+"""How often a daemon may be found behind where it was."""
 _PAUSE: Final = 1.0
 """Seconds between two tries to reach a daemon that is away."""
 
@@ -93,20 +95,24 @@ def retrying(options: argparse.Namespace) -> Iterator[bytes]:
     fields = _listed(options.fields)
     if fields and "seq" not in fields:
         raise QmondError("--follow=retry needs to know where it was: add seq to --fields")
-    boot_id, last = None, 0
+    boot_id: str | None = None
+    last: int | None = None
+    tries = 0
     while True:
         try:
             with Client(options.socket) as client:
                 choice = _choice(options, client)
-                if boot_id:
-                    for start in ("last", "since", "from_seq"):
-                        choice.pop(start, None)  # type: ignore[misc] # each is a key
-                    choice["from_seq"] = last + 1 if client.about["boot_id"] == boot_id else 1
+                starts = any(choice.get(start) for start in ("last", "since", "from_seq"))
+                if last is None and not starts:
+                    last = client.about["newest"]
+                elif boot_id and client.about["boot_id"] != boot_id:
+                    last = 0
                 boot_id = client.about["boot_id"]
-                last = last if "from_seq" in choice else client.about["newest"]
+                if last is not None:  # so that the log has what came meanwhile, or too fast
+                    place = _place(client, last, tries)
+                    choice |= {"last": None, "since": None, "from_seq": place + 1}
                 for line in client.tail(**choice):
-                    if b'"event":"DROPPED"' not in line and (found := _SEQ.findall(line)):
-                        last = int(found[-1])
+                    last, tries = _number(line) or last, 0
                     yield line
         except RequestError:
             raise
@@ -114,7 +120,25 @@ def retrying(options: argparse.Namespace) -> Iterator[bytes]:
             if boot_id is None:
                 raise  # there was none to begin with
             sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
+        tries += 1
         time.sleep(_PAUSE)
+
+
+def _place(client: Client, last: int, tries: int) -> int:
+    """Return after which line to go on; a daemon that was killed does first again what it had sent.
+
+    Raises ProtocolError as long as it may still come to that.
+    """
+    newest: int = client.about["newest"]
+    if newest < last and tries < _CATCHING_UP:
+        raise ProtocolError("the daemon is not yet where it was")
+    return min(newest, last)
+
+
+def _number(line: bytes) -> int:
+    """Return a line's number; a line that only this client gets has none."""
+    found = _SEQ.findall(line) if b'"event":"DROPPED"' not in line else ()
+    return int(found[-1]) if found else 0
 
 
 def events_of(

@@ -17,13 +17,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These need root, as those beside them that watch real guests."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker("root")
-
-
 @dataclass
 class Machine:
     """A container that systemd has booted; what is done in it is done there alone."""
@@ -93,21 +86,19 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
     """Boot a systemd over this machine's own root, and end it."""
-    if os.geteuid() != 0:
-        pytest.skip("booting a container needs root")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmond-systemd-")))
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", folder], check=True)
-        stack.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+        stack.callback(unmount, folder)
         upper, work, merged = (folder / name for name in ("upper", "work", "merged"))
         for path in (upper, work, merged):
             path.mkdir()
         layers = f"lowerdir=/,upperdir={upper},workdir={work}"
         subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", merged], check=True)
-        stack.callback(subprocess.run, ["umount", "--lazy", merged], check=True)
+        stack.callback(unmount, merged)
         furnish(merged)
         command = [
-            "systemd-nspawn", "--directory", merged, "--boot", "--register=no", "--keep-unit",
+            "systemd-nspawn", f"--directory={merged}", "--boot", "--register=no", "--keep-unit",
             "--quiet", "--capability=all", "--link-journal=no", "--console=pipe",
             "--system-call-filter=bpf perf_event_open kcmp", "--bind=/proc:/run/host/proc",
             "--bind=/sys/kernel/tracing",
@@ -117,6 +108,11 @@ def machine() -> Iterator[Machine]:
         nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         stack.callback(end, nspawn)
         yield booted(nspawn, merged, folder / "console")
+
+
+def unmount(path: Path) -> None:
+    """Take a file system away, as soon as nobody uses it."""
+    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def furnish(root: Path) -> None:
