@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,15 @@ HOSTILE = (
 
 @dataclass
 class Shipper:
-    """A shipper with a work directory of its own, and what it wrote."""
+    """A shipper with a work directory of its own, and what it wrote.
+
+    `live` says whether it reads the live file, too, or complete ones alone.
+    """
 
     command: Sequence[str | Path]
     folder: Path
+    live: bool = True
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,7 +57,11 @@ class Shipper:
     def start(self) -> None:
         with (self.folder / "said").open("ab") as said:
             self.process = subprocess.Popen(
-                self.command, cwd=self.folder, stdout=said, stderr=said, start_new_session=True
+                self.command,
+                cwd=self.folder,
+                env=os.environ | self.environment,
+                stdout=said,
+                stderr=said,
             )
 
     def stop(self) -> None:
@@ -99,7 +110,20 @@ def rsyslog(log: Path, folder: Path) -> Shipper:
     return Shipper([UNPACKED / "usr/sbin/rsyslogd", *options], folder)
 
 
-SHIPPERS = {"rsyslog": rsyslog}
+def syslog_ng(log: Path, folder: Path) -> Shipper:
+    config = adapted("syslog-ng.conf", log, folder)
+    main = folder / "main.conf"
+    main.write_text(f'@version: 3.38\n@include "{config}"\n')
+    libraries = UNPACKED / "usr/lib/syslog-ng"
+    options: list[str | Path] = ["-F", "--no-caps", "-f", main, "-R", folder / "persist"]
+    options += ["-p", folder / "pid", "-c", folder / "control"]
+    options += [f"--module-path={libraries / '3.38'}"]
+    environment = {"LD_LIBRARY_PATH": str(libraries)}
+    command = [UNPACKED / "usr/sbin/syslog-ng", *options]
+    return Shipper(command, folder, live=False, environment=environment)
+
+
+SHIPPERS = {"rsyslog": rsyslog, "syslog-ng": syslog_ng}
 
 
 @pytest.fixture
@@ -134,16 +158,25 @@ def write(content: bytes, file: Path) -> None:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=60)
 
 
-def lines_of(log: Path) -> list[list[bytes]]:
+def lines_of(log: Path, *, live: bool) -> list[list[bytes]]:
     """Return the lines of each of the log's files, the oldest first."""
-    files = [*sorted(log.glob("events-*.jsonl")), log / "events.jsonl"]
+    files = sorted(log.glob("events-*.jsonl"))
+    if live:
+        files.append(log / "events.jsonl")
     return [file.read_bytes().splitlines() for file in files]
 
 
-def shipped_all(shipper: Shipper, log: Path) -> bool:
-    count = sum(len(lines) for lines in lines_of(log))
-    time.sleep(0.5)
-    return shipper.shipped.exists() and shipper.shipped.read_bytes().count(b"\n") >= count
+def wait_for(shipper: Shipper, log: Path) -> None:
+    """Wait until as many lines arrived as there are."""
+    count = sum(map(len, lines_of(log, live=shipper.live)))
+
+    def arrived() -> bool:
+        time.sleep(0.2)
+        assert shipper.process
+        assert shipper.process.poll() is None, shipper.said()
+        return shipper.shipped.read_bytes().count(b"\n") >= count
+
+    wait_until(arrived)
 
 
 @pytest.mark.parametrize("name", SHIPPERS)
@@ -176,8 +209,10 @@ def test_each_line_arrives_once_as_it_is(
         daemon.stop()
         daemon = qmond(**config)
         subprocess.run(storm, check=True, timeout=60)
+        wait_until(lambda: daemon.status()["tracked"] == 0)
+        assert daemon.ctl("rotate").returncode == 0
         daemon.stop()
-        wait_until(lambda: shipped_all(shipper, daemon.log))
+        wait_for(shipper, daemon.log)
         time.sleep(1.5)  # a line that comes twice would come now
         shipper.stop()
     check(shipper, daemon)
@@ -185,7 +220,7 @@ def test_each_line_arrives_once_as_it_is(
 
 def check(shipper: Shipper, daemon: Qmond) -> None:
     """Hold what arrived against the log."""
-    files = lines_of(daemon.log)
+    files = lines_of(daemon.log, live=shipper.live)
     assert len(files) > ROTATIONS
     lines = [line for file in files for line in file]
     assert len(lines) >= LINES
@@ -204,4 +239,5 @@ def check(shipper: Shipper, daemon: Qmond) -> None:
     for file in files:
         places = [at[line] for line in file]
         assert places == sorted(places)
-    assert [moment for moment, _ in messages] == [json.loads(text)["time"] for _, text in messages]
+    for moment, text in messages:
+        assert datetime.fromisoformat(moment) == datetime.fromisoformat(json.loads(text)["time"])
