@@ -30,7 +30,7 @@ from qmond.reports import Running
 from qmond.scrape import Exporter, respond, write_whole
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
-PROMTOOL = Path(sys.executable).parent.parent / "prometheus/promtool"
+PROMTOOL = Path(sys.executable).parent.parent / "prometheus/usr/bin/promtool"
 
 
 def promtool(*arguments: str | Path, given: bytes = b"") -> None:

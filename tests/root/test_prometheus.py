@@ -25,7 +25,7 @@ StartQmond = Callable[..., Qmond]
 Build = Callable[[str, str], Path]
 
 ROOT = Path(__file__).parents[2]
-PROMETHEUS = Path(sys.executable).parent.parent / "prometheus/prometheus"
+PROMETHEUS = Path(sys.executable).parent.parent / "prometheus/usr/bin/prometheus"
 NUMBERS = 20_000
 
 
