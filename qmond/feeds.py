@@ -73,8 +73,8 @@ class Feed(asyncio.SubprocessProtocol):
         if lines and not self._sink.receive(lines):
             self._output.pause_reading()
 
-    def process_exited(self) -> None:
-        """Tell the client that it is over."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the status tells
+        """Tell the client that it is over: the reader has ended, and all that it wrote is read."""
         status = self._transport.get_returncode() if self._transport else None
         if not self._closed:
             self._closed = True

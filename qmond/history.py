@@ -192,7 +192,7 @@ class _File:
         self._file.seek(self._begin)
         content, rest = _decompressed(self._file, self._path.suffix), b""
         left = most - self._begin
-        while chunk := content.read(min(chunk_size, left)):
+        while left > 0 and (chunk := content.read(min(chunk_size, left))):
             left -= len(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:

@@ -12,6 +12,8 @@ from pathlib import Path
 from struct import iter_unpack
 from typing import Final
 
+from qmond.records import ARGV_MAX
+
 __all__ = [
     "PROC",
     "Stat",
@@ -126,8 +128,12 @@ def alive(pid: int, root: Path = PROC) -> tuple[int, Path]:
 
 
 def read_cmdline(pid: int, root: Path = PROC) -> list[bytes]:
-    """Read /proc/PID/cmdline. Raises OSError where the process is gone."""
-    return parse_cmdline((root / str(pid) / "cmdline").read_bytes())
+    """Read as much of /proc/PID/cmdline as the kernel side does, of what may be megabytes.
+
+    Raises OSError where the process is gone.
+    """
+    with (root / str(pid) / "cmdline").open("rb") as file:
+        return parse_cmdline(file.read(ARGV_MAX))
 
 
 def read_uid(pid: int, root: Path = PROC) -> int:

@@ -9,6 +9,7 @@ from struct import Struct
 from typing import Final
 
 __all__ = [
+    "ARGV_MAX",
     "CAPTURE_MAX",
     "COMM_SIZE",
     "HEAD",
@@ -23,6 +24,8 @@ __all__ = [
     "layout_format",
 ]
 
+ARGV_MAX: Final = 4096
+"""How many bytes of a command line are read."""
 CAPTURE_MAX: Final = 16384
 """The most content, in bytes, that one record can carry."""
 

@@ -7,6 +7,7 @@ from typing import Final
 from qmond.calls import CALL, HANDLERS, LIMIT
 from qmond.events import EVENTS
 from qmond.records import (
+    ARGV_MAX,
     CAPTURE_MAX,
     COMM_SIZE,
     HEAD,
@@ -98,6 +99,7 @@ def header() -> str:
     )
     flags = {name: value for name, value in vars(Flag).items() if name.isupper()}
     defines = {
+        "ARGV_MAX": ARGV_MAX,
         "CAPTURE_MAX": CAPTURE_MAX,
         "CALL_LIMIT": LIMIT,
         "PATTERN_WORDS": PATTERN_WORDS,

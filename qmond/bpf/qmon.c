@@ -11,7 +11,6 @@
 #define EEXIST 17
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define PATH_SIZE 4096
-#define ARGV_SIZE 4096
 #define NAME_SIZE 256
 #define ADDRESS_SIZE 128
 #define SECOND 1000000000ULL
@@ -105,7 +104,7 @@ struct room {
 struct image_room {
 	u64 taken;
 	struct qmon_image image;
-	char data[NAME_SIZE + PATH_SIZE + ARGV_SIZE];
+	char data[NAME_SIZE + PATH_SIZE + ARGV_MAX];
 };
 BPF_ARRAY(rooms, struct room, CPU_COUNT); /* by CPU: a per-CPU value has at most 32 KiB */
 BPF_PERCPU_ARRAY(image_rooms, struct image_room, 1);
@@ -918,12 +917,12 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	void *mm = pointer_at(task, OFFSET_TASK_MM);
 	u64 from = u64_at(mm, OFFSET_MM_ARG_START);
 	u64 size = u64_at(mm, OFFSET_MM_ARG_END) - from;
-	if (size > ARGV_SIZE) {
-		size = ARGV_SIZE;
+	if (size > ARGV_MAX) {
+		size = ARGV_MAX;
 		image->flags |= FLAG_TRUNCATED;
 	}
 	at = bounded(at, NAME_SIZE + PATH_SIZE);
-	size = bounded(size, ARGV_SIZE);
+	size = bounded(size, ARGV_MAX);
 	if (bpf_probe_read_user(room->data + at, size, (void *)from) != 0) {
 		image->flags |= FLAG_FAULT;
 		size = 0;

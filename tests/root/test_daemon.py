@@ -133,6 +133,22 @@ def test_a_guest_of_binfmt_that_already_runs_is_named_rightly(
     assert adopted["guest"] == str(program)
 
 
+def test_no_command_line_is_too_long_to_be_told(qmond: StartQmond, build: Build) -> None:
+    """800 KB of what takes six bytes each as JSON, of a guest that runs before the daemon."""
+    long = ["\x01" * 100_000] * 8
+    with waiting("qemu-aarch64-static", build("waits", "aarch64"), *long) as guest:
+        daemon = qmond()
+        seen = daemon.of  # once it has ended
+    adopted, *_, ended = seen(guest.pid)
+    assert (adopted["event"], adopted["origin"], ended["event"]) == (
+        "TRACK_ADOPT",
+        "procfs",
+        "EXIT",
+    )
+    assert 3000 < sum(map(len, adopted["argv"])) <= 4096
+    assert [text.strip("\x01") for text in adopted["argv"][2:]] == [""] * len(adopted["argv"][2:])
+
+
 def test_no_system_call_of_other_processes_is_told(qmond: StartQmond) -> None:
     daemon = qmond()
     subprocess.run(["/bin/echo", "not a guest"], check=True, capture_output=True)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,17 +145,20 @@ def survive(machine: Machine, blow: Callable[[], object], again: float = 20) -> 
     began, ended = count(machine), count(machine, '"event":"EXIT"')
     follow = "qmonctl tail --json --follow=retry --event WRITE"
     storm = "qemu-aarch64-static /root/count 150000"
-    with machine.started(follow) as tail, machine.started(storm) as guest:
-        machine.until(lambda: count(machine) > began + 1000)
-        blow()
-        assert guest.wait(60) == 0
+    with machine.started(follow) as tail:
+        machine.until(lambda: any(client["tailing"] for client in status(machine)["clients"]))
+        with machine.started(storm) as guest:
+            machine.until(lambda: count(machine) > began + 1000)
+            blow()
+            assert guest.wait(60) == 0
         machine.until(lambda: state(machine) == ["active", "running"], again)
         machine.until(lambda: count(machine, '"event":"EXIT"') > ended, again)
         events = lines(machine, began)
         written = [e for e in events if e.get("event") == "WRITE"]
         assert [e["buf"] for e in written] == [f"{number:08}\n" for number in range(150_000)]
         assert tail.stdout
-        told = [json.loads(tail.stdout.readline())["seq"] for _ in range(150_000)]
+        said = list(islice(tail.stdout, 150_000))
+    told = [json.loads(line)["seq"] for line in said]
     assert told == [e["seq"] for e in written], "each once"
     assert [e["seq"] for e in events] == list(range(began + 1, began + 1 + len(events)))
     row = status(machine)["counters"]["WRITE"]
