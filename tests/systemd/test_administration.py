@@ -142,7 +142,7 @@ def test_reloads_a_good_configuration_and_refuses_a_bad_one(machine: Machine) ->
 
 def survive(machine: Machine, blow: Callable[[], object], again: float = 20) -> None:
     """Let a blow fall in the middle of a storm: nothing may be missing, for log and client."""
-    began, ended = count(machine), count(machine, '"event":"EXIT"')
+    began, before = count(machine), count(machine, '"event":"WRITE"')
     follow = "qmonctl tail --json --follow=retry --event WRITE"
     storm = "qemu-aarch64-static /root/count 150000"
     with machine.started(follow) as tail:
@@ -152,13 +152,15 @@ def survive(machine: Machine, blow: Callable[[], object], again: float = 20) -> 
             blow()
             assert guest.wait(60) == 0
         machine.until(lambda: state(machine) == ["active", "running"], again)
-        machine.until(lambda: count(machine, '"event":"EXIT"') > ended, again)
+        machine.until(lambda: count(machine, '"event":"WRITE"') >= before + 150_000, again)
+        machine.until(lambda: status(machine)["tracked"] == 0)
         events = lines(machine, began)
         written = [e for e in events if e.get("event") == "WRITE"]
         assert [e["buf"] for e in written] == [f"{number:08}\n" for number in range(150_000)]
         assert tail.stdout
         said = list(islice(tail.stdout, 150_000))
     told = [json.loads(line)["seq"] for line in said]
+    assert [e["code"] for e in events if e.get("event") == "EXIT"] == [0]
     assert told == [e["seq"] for e in written], "each once"
     assert [e["seq"] for e in events] == list(range(began + 1, began + 1 + len(events)))
     row = status(machine)["counters"]["WRITE"]
