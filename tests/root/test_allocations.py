@@ -16,8 +16,8 @@ from conftest import Build, StartQmond
 from harness import wait_until, waiting
 
 PERF = """
-import functools, qmond.daemon
-qmond.daemon.Options = functools.partial(qmond.daemon.Options, multi=False)
+import functools, qmond.service
+qmond.service.Options = functools.partial(qmond.service.Options, multi=False)
 """
 """As on a kernel without uprobe_multi."""
 
