@@ -172,6 +172,8 @@ class EventLog:
         fresh = self.path.with_suffix(_FRESH)
         fd = -1
         try:
+            if self._torn:
+                self._take_back()
             fd = open_live(fresh, self._group, new=True)
             renamed = new_name(self.path.parent)
             self.path.rename(renamed)

@@ -1,5 +1,6 @@
 """The log: whole lines, rotation, one writer, and what becomes of it in trouble."""
 
+import errno
 import gzip
 import os
 import stat
@@ -275,6 +276,35 @@ def test_a_file_that_another_program_cut_is_gone_on_with(tmp_path: Path) -> None
     assert log.bytes == len(row(2))
     log.close()
     assert rows(tmp_path) == [row(2)]
+
+
+def test_what_could_not_be_taken_back_is_in_no_complete_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails in the middle of a line, and then does not take that back: played."""
+
+    class Disk:
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def write(self, fd: int, lines: bytes) -> int:
+            os.write(fd, bytes(lines)[:-5])
+            return self.ftruncate(fd, 0)
+
+        def ftruncate(self, _fd: int, _size: int) -> int:
+            raise OSError(errno.EIO, "sick")
+
+    log = open_log(tmp_path, size=10_000)
+    log.write(row(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("qmond.eventlog.os", Disk())
+        for _ in range(2):
+            with pytest.raises(LogError, match="sick"):
+                log.write(row(2))
+    assert log.rotate()
+    log.write(row(3))
+    log.close()
+    assert rows(tmp_path) == [row(1), row(3)]
 
 
 @contextmanager
