@@ -42,7 +42,7 @@ class Peer:
         self.reader, self.writer = reader, writer
 
     async def get(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             message: dict[str, Any] = json.loads(await self.reader.readline())
             return message
 
