@@ -82,7 +82,7 @@ class Stats:
 class Ring:
     """The buffer between kernel and daemon, in bytes."""
 
-    size: int = _key(values.size(64 << 10, 1 << 30, power_of_two=True), 8 << 20)
+    size: int = _key(values.size(64 << 10, 1 << 30, power_of_two=True), 16 << 20)
 
 
 @dataclass(frozen=True, slots=True)

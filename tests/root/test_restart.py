@@ -134,7 +134,7 @@ qmond.store.forget = forget
 def test_what_does_not_fit_is_left_alone(change: str, qmond: StartQmond, tmp_path: Path) -> None:
     daemon = qmond()
     die(daemon)
-    stored, size = daemon.stored, "8M"
+    stored, size = daemon.stored, "16M"
     if change == "incomplete":
         os.close(stored.pop(next(name for name in stored if name.endswith("sys_exit"))))
     else:

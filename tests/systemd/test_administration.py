@@ -31,9 +31,24 @@ pytestmark = [
 ]
 
 COMPILER = "aarch64-linux-gnu-gcc"
-GUESTS = Path(__file__).parents[1] / "root/guests"
+ROOT = Path(__file__).parents[2]
+GUESTS = ROOT / "tests/root/guests"
 WATCHDOG = 30
-
+SOURCES = (
+    "script", "packaging", "docs", "qmond", "etc", "pyproject.toml", "setup.py", "README.md",
+    "CHANGELOG.md", "LICENSE",
+)  # fmt: skip
+"""What script/install reads."""
+OPTIONAL = {"qmond.ctl.sql"}
+"""Modules that need what only some installations have."""
+IMPORT_ALL = """
+import importlib, pkgutil, qmond
+for module in pkgutil.walk_packages(qmond.__path__, "qmond."):
+    try:
+        module.name.endswith("__main__") or importlib.import_module(module.name)
+    except Exception as error:
+        print(module.name, repr(error))
+"""
 
 ALL = "cat /var/log/qmond/events-*.jsonl /var/log/qmond/events.jsonl 2>/dev/null"
 
@@ -56,7 +71,7 @@ def status(machine: Machine) -> dict[str, Any]:
 
 def configure(machine: Machine, **changes: str) -> None:
     """Write the shipped configuration with other values; the host's /proc is bound in there."""
-    text = (Path(__file__).parents[2] / "etc/qmon.yaml").read_text()
+    text = (ROOT / "etc/qmon.yaml").read_text()
     for old, new in {"procfs: /proc": "procfs: /run/host/proc", **changes}.items():
         assert old in text
         text = text.replace(old, new)
@@ -67,10 +82,11 @@ def state(machine: Machine) -> list[str]:
     return machine.show("ActiveState", "SubState")
 
 
-def test_the_package_has_no_errors(package: Path) -> None:
+def test_the_package_has_no_errors(package: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         ["lintian", "--allow-root", "--fail-on", "error", package],
         capture_output=True, text=True, check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # it leaves files there
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "E: " not in done.stdout
@@ -92,6 +108,27 @@ def test_installs_and_starts_nothing(machine: Machine, package: Path) -> None:
             [COMPILER, "-static", "-O1", "-o", machine.root / "root" / name, GUESTS / f"{name}.c"],
             check=True,
         )
+
+
+def test_needs_only_what_the_package_names(machine: Machine) -> None:
+    """Hide what else of Python this machine has: a server has less."""
+    (machine.root / "root/import-all").write_text(IMPORT_ALL)
+    named = machine.run("dpkg-query -W -f '${Depends}' qmond | grep -o 'python3-[a-z0-9]*'")
+    assert "python3-bpfcc" in named.split()
+    said = machine.run(f"""unshare --mount sh -ec '
+        mount -t tmpfs only /mnt
+        dpkg -L {" ".join(named.split())} | grep dist-packages/ |
+            tar -C / --no-recursion -cT - 2>/dev/null | tar -C /mnt -x
+        mount --bind /mnt/usr/lib/python3/dist-packages /usr/lib/python3/dist-packages
+        qmond --check
+        /usr/lib/qmond/venv/bin/python3 -I /root/import-all' """)
+    first, *failed = said.splitlines()
+    assert first.endswith("no fault found")
+    assert {line.split()[0] for line in failed} == OPTIONAL, failed
+
+
+def test_the_journal_explains_messages(machine: Machine) -> None:
+    assert "qmond watches" in machine.run("journalctl --list-catalog")
 
 
 def test_starts_and_shows_a_guest(machine: Machine) -> None:
@@ -188,6 +225,16 @@ def test_an_upgrade_misses_nothing(machine: Machine, package: Path) -> None:
     assert machine.run("dpkg-query -W -f '${Version}' qmond").endswith("+1")
 
 
+def test_an_upgrade_leaves_a_daemon_alone_that_could_not_start_again(machine: Machine) -> None:
+    (pid,) = machine.show("MainPID")
+    configure(machine, **{"  bytes: 256": "  bytes: many"})
+    said = machine.run("dpkg -i /root/newer.deb 2>&1", timeout=120)
+    assert "capture.bytes: is 'many'" in said
+    assert "systemctl restart qmond" in said
+    assert (machine.show("MainPID"), state(machine)) == ([pid], ["active", "running"])
+    configure(machine)
+
+
 def test_a_hung_daemon_is_started_again(machine: Machine) -> None:
     (pid,) = machine.show("MainPID")
     began = time.monotonic()
@@ -232,11 +279,40 @@ def test_a_purge_leaves_nothing(machine: Machine) -> None:
     machine.run("systemctl start qmond")
     machine.run("apt-get purge -qq -y qmond 2>&1", timeout=60)
     assert state(machine)[0] == "inactive"
-    left = machine.run(
+    assert left(machine) == []
+    assert "qmond" not in machine.run("journalctl --list-catalog")
+
+
+def left(machine: Machine) -> list[str]:
+    """Return the files that have something of qmond in their names."""
+    return machine.run(
         "find /etc /usr /var /run -path /run/host -prune -o -path /var/lib/systemd -prune -o "
         "-path /var/cache -prune -o -name '*qmon*' -print"
+    ).splitlines()
+
+
+def test_make_install_serves_without_a_package(machine: Machine) -> None:
+    source = machine.root / "root/source"
+    source.mkdir()
+    for name in SOURCES:
+        subprocess.run(["cp", "-r", ROOT / name, source / name], check=True)
+    (machine.root / "etc/qmon.yaml").unlink(missing_ok=True)
+    entered = machine.enter[: machine.enter.index("env")]  # pip may need what is in the environment
+    install = "cd /root/source && PREFIX=/usr/local script/install"
+    done = subprocess.run(
+        [*entered, "sh", "-c", install], check=False, capture_output=True, text=True, timeout=120
     )
-    assert left == ""
+    assert done.returncode == 0, done.stderr
+    assert state(machine) == ["inactive", "dead"]
+    configure(machine)
+    machine.run("systemctl enable --now qmond")
+    assert "/usr/local/bin/qmond" in machine.show("ExecStart")[0]
+    assert status(machine)["tracked"] == 0
+    machine.run("systemctl reload qmond")
+    machine.run("cd /root/source && PREFIX=/usr/local script/install --remove 2>&1")
+    assert state(machine) == ["inactive", "dead"]
+    assert left(machine) == ["/etc/qmon.yaml", "/var/log/qmond"]
+    shutil.rmtree(source)
 
 
 @pytest.fixture(scope="module", autouse=True)
