@@ -217,8 +217,9 @@ def main() -> None:
         busybox = Path(sys.executable).parent.parent / "guests/busybox-arm64"
         source = folder / "source"
         source.write_bytes(os.urandom(1 << 20) * 4)
-        script = f"{busybox} gzip -c {source} | {busybox} md5sum"
-        real = [*start, str(busybox), "sh", "-c", script]
+        real = [*start, str(busybox)]
+        guest = " ".join(real)  # in the script, too: a host may have no binfmt_misc
+        real += ["sh", "-c", f"{guest} gzip -c {source} | {guest} md5sum"]
         title = "Debian's busybox for arm64 compresses 4 MB"
         ratios[title] = compare(title, real, options.rounds, real)
         large(storm)

@@ -214,12 +214,14 @@ class Daemon:
     async def tick_forever(self) -> None:
         """Tell the statistics at each interval's end, until cancelled."""
         while True:
-            await asyncio.sleep(self.config.stats.interval)
+            await _end_of(self.config.stats.interval)
             if self._is_idle(2 * self.config.stats.interval):
                 continue
             ended = self.probes.next_interval()
-            await asyncio.sleep(_SETTLE)
-            self.tell_statistics(ended)
+            try:
+                await asyncio.sleep(_SETTLE)
+            finally:  # when the daemon stops just then, too
+                self.tell_statistics(ended)
 
     def tell_statistics(self, generation: int) -> None:
         """Tell the figures of an interval that has ended; nothing of what is 0."""
@@ -233,7 +235,7 @@ class Daemon:
         `pulse` is called each time.
         """
         while True:
-            await asyncio.sleep(1)
+            await _end_of(1)
             pulse()
             self.hub.check()
             self.forward.tell()
@@ -387,3 +389,8 @@ class Daemon:
         """Give back what is the daemon's own."""
         self.forward.close()
         self.steps.close()
+
+
+async def _end_of(seconds: float) -> None:
+    """Wait for a period's end, the same for all that comes round: that wakes the host once."""
+    await asyncio.sleep(seconds - time.monotonic() % seconds)

@@ -92,8 +92,6 @@ struct qmond_encoder {
 	char utc[20];
 
 	bool shown; /* the ring's next record has been the caller's, and is to be encoded now */
-	unsigned char *scratch; /* for a record that goes round the ring's end */
-	size_t scratch_room;
 	const unsigned char *record; /* the one that the caller is asked about */
 	size_t record_size;
 };
@@ -101,11 +99,12 @@ struct qmond_encoder {
 struct qmond_ring {
 	uint64_t *consumed;
 	const uint64_t *produced;
-	const unsigned char *data;
-	uint64_t size; /* a power of two */
+	const unsigned char *data; /* what is in the ring from the position `origin` on */
+	uint64_t origin;
+	uint64_t size; /* of that, in bytes */
 };
 
-enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_NO_MEMORY };
+enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND };
 
 /* ---- numbers and text ---------------------------------------------------------------------- */
 
@@ -517,7 +516,8 @@ bool qmond_append(struct qmond_encoder *encoder, const char *line, size_t length
 /*
  * Moves records from the ring into the batch until the ring is empty or the batch is full. Where
  * it returns QMOND_RECORD, the caller has to do with `record`, and calls again: it is encoded
- * then if its event says so. QMOND_PROCESS asks for that of the record's process to be entered.
+ * then if its event says so. QMOND_PROCESS asks for that of the record's process to be entered,
+ * QMOND_BEYOND for `data` to begin further on.
  */
 int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 {
@@ -525,35 +525,27 @@ int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 	uint64_t end = __atomic_load_n(ring->produced, __ATOMIC_ACQUIRE);
 	int result = QMOND_EMPTY;
 	while (at < end) {
-		uint64_t start = at & (ring->size - 1);
+		uint64_t start = at - ring->origin;
+		if (start > ring->size || ring->size - start < RING_HEADER) {
+			result = QMOND_BEYOND;
+			break;
+		}
 		uint32_t length = __atomic_load_n((const uint32_t *)(ring->data + start), __ATOMIC_ACQUIRE);
 		if (length & RING_BUSY)
 			break;
 		bool discarded = length & RING_DISCARD;
 		length &= ~RING_DISCARD;
 		uint64_t next = at + (((uint64_t)length + RING_HEADER + 7) & ~7ull);
-		if (next > end || next - at > ring->size)
+		if (next > end)
 			break; /* no record of the kernel's */
+		if (ring->size - start < next - at) {
+			result = QMOND_BEYOND;
+			break;
+		}
 		if (discarded || length < sizeof(struct qmon_record))
 			goto done;
 
-		start = (start + RING_HEADER) & (ring->size - 1);
-		const unsigned char *bytes = ring->data + start;
-		if (ring->size - start < length) {
-			if (encoder->scratch_room < length) {
-				free(encoder->scratch);
-				encoder->scratch_room = 0;
-				encoder->scratch = malloc(length);
-				if (!encoder->scratch) {
-					result = QMOND_NO_MEMORY;
-					break;
-				}
-				encoder->scratch_room = length;
-			}
-			memcpy(encoder->scratch, bytes, ring->size - start);
-			memcpy(encoder->scratch + (ring->size - start), ring->data, length - (ring->size - start));
-			bytes = encoder->scratch;
-		}
+		const unsigned char *bytes = ring->data + start + RING_HEADER;
 		const struct qmon_record *record = (const void *)bytes;
 		if (record->event >= encoder->event_count)
 			goto done;
@@ -700,7 +692,6 @@ void qmond_free(struct qmond_encoder *encoder)
 	free(encoder->out);
 	free(encoder->lines);
 	free(encoder->raw);
-	free(encoder->scratch);
 	free(encoder);
 }
 

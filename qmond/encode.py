@@ -163,8 +163,8 @@ class Encoder:
             elif result == lib.QMOND_PROCESS:
                 (pid,) = ffi.cast("uint32_t *", self._c.record + 8)[0:1]
                 self._enter(processes[pid])
-            elif result == lib.QMOND_NO_MEMORY:
-                raise MemoryError
+            elif result == lib.QMOND_BEYOND and ring.slide():
+                view = ffi.new("struct qmond_ring *", self._pointers(ring))
             else:
                 break
         self._redact()
@@ -307,7 +307,7 @@ class Encoder:
         if not lib.qmond_enter(self._c, process.pid, name, len(name), suffix, len(suffix)):
             raise MemoryError
 
-    def _pointers(self, ring: RingBuffer) -> tuple[Any, Any, Any, int]:
+    def _pointers(self, ring: RingBuffer) -> tuple[Any, Any, Any, int, int]:
         def pointer(ctype: str, view: memoryview) -> Any:  # noqa: ANN401 - a cdata
             return ffi.cast(ctype, ffi.from_buffer(view))
 
@@ -315,7 +315,8 @@ class Encoder:
             pointer("uint64_t *", ring.consumed),
             pointer("const uint64_t *", ring.produced),
             pointer("const unsigned char *", ring.data),
-            ring.size,
+            ring.origin,
+            len(ring.data),
         )
 
 

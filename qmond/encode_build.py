@@ -39,7 +39,8 @@ ffibuilder.cdef(
     struct qmond_name { int64_t number; uint32_t text, length; };
     struct qmond_event { uint32_t first_op, ops; uint8_t how, other_at, other_size; ...; };
     struct qmond_ring {
-        uint64_t *consumed; const uint64_t *produced; const unsigned char *data; uint64_t size;
+        uint64_t *consumed; const uint64_t *produced;
+        const unsigned char *data; uint64_t origin, size;
     };
     struct qmond_line { uint32_t offset, event, pid, other, raw, raw_size; };
     struct qmond_encoder {
@@ -48,7 +49,7 @@ ffibuilder.cdef(
         uint64_t seq, epoch_us; int64_t offset_ns;
         const unsigned char *record; size_t record_size; ...;
     };
-    enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_NO_MEMORY };
+    enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND };
     struct qmond_encoder *qmond_new(
         const struct qmond_event *, uint32_t, const struct qmond_op *, size_t,
         const struct qmond_name *, size_t, const char *, size_t, size_t);

@@ -30,25 +30,29 @@ def table(changed: Callable[[int], None] = lambda _pid: None) -> ProcessTable:
 
 
 class Ring:
-    """A ring as the kernel fills it; `at` is where the first record begins."""
+    """A ring as the kernel fills it, of which the encoder sees `window` bytes at a time."""
 
-    def __init__(self, *records: bytes, size: int = 1 << 17, at: int = 0) -> None:
-        self.size = size
-        self.data = memoryview(bytearray(size))
+    def __init__(self, *records: bytes, window: int = 1 << 16, at: int = 0) -> None:
+        self._memory = memoryview(bytearray(1 << 20))
+        self._at, self._window = at, window
         self.consumed = memoryview(bytearray(8)).cast("Q")
         self.produced = memoryview(bytearray(8)).cast("Q")
         self.consumed[0] = self.produced[0] = at
+        self.origin = 0
+        self.slide()
         for raw in records:
             self.put(raw)
 
+    def slide(self) -> bool:
+        before, self.origin = self.origin, self.consumed[0]
+        self.data = self._memory[self.origin - self._at :][: self._window]
+        return self.origin != before
+
     def put(self, raw: bytes, header: int | None = None) -> None:
         word = len(raw) if header is None else header
-        at = self.produced[0]
-        whole, start = struct.pack("=II", word, 0) + raw, at % self.size
-        before = min(len(whole), self.size - start)
-        self.data[start : start + before] = whole[:before]
-        self.data[: len(whole) - before] = whole[before:]
-        self.produced[0] = at + (len(raw) + 8 + 7 & ~7)
+        whole, start = struct.pack("=II", word, 0) + raw, self.produced[0] - self._at
+        self._memory[start : start + len(whole)] = whole
+        self.produced[0] += len(whole) + 7 & ~7
 
 
 def drained(encoder: Encoder, ring: Ring, processes: ProcessTable) -> list[bytes]:
@@ -76,10 +80,10 @@ def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.C
     return head + b"".join(parents) + b"\0".join([bin_, path, *argv, b""])
 
 
-def lines(*records: bytes, fields: str = "full", at: int = 0) -> list[dict[str, Any]]:
+def lines(*records: bytes, fields: str = "full", window: int = 1 << 16) -> list[dict[str, Any]]:
     """Return the lines of records, which are the reference's to the byte."""
     encoder = Encoder(fields=fields)
-    found = drained(encoder, Ring(*records, at=at), table(encoder.forget))
+    found = drained(encoder, Ring(*records, window=window), table(encoder.forget))
     expected = Reference(fields=fields).encode(records, table(), 1, ANCHOR)
     assert found == [line for line, _, _, _ in expected]
     assert all(line.endswith(b"}\n") for line in found)
@@ -162,16 +166,21 @@ def test_more_than_a_batch_holds_comes_in_several_and_in_order() -> None:
     encoder = Encoder()
     raw = record("READ", b"\x01" * 16384, b=16384)
     path = image("TRACK_ADOPT", b"qemu-arm", b"p" * 4000, b"x" * 4000)
-    ring = Ring(*[raw, path] * 40, size=1 << 20)
+    ring = Ring(*[raw, path] * 40)
     found = drained(encoder, ring, table(encoder.forget))
     assert [json.loads(line)["seq"] for line in found] == list(range(1, 81))
 
 
-@pytest.mark.parametrize("back", range(8, 120, 8))
-def test_a_record_may_go_round_the_rings_end(back: int) -> None:
-    raw = record("WRITE", b"what goes round", b=15)
-    found = lines(raw, raw, at=(1 << 17) - back)
-    assert [line["buf"] for line in found] == ["what goes round"] * 2
+@pytest.mark.parametrize("more", range(0, 88, 8))
+def test_the_window_may_end_anywhere_behind_a_record(more: int) -> None:
+    raw = record("WRITE", b"what is beyond!!", b=16)
+    found = lines(raw, raw, raw, window=8 + len(raw) + more)
+    assert [line["buf"] for line in found] == ["what is beyond!!"] * 3
+
+
+@pytest.mark.parametrize("at", [1 << 20, (1 << 64) - (1 << 21)])
+def test_a_position_has_64_bits(at: int) -> None:
+    assert len(drained(Encoder(), Ring(*[record("SENDTO")] * 3, at=at), table())) == 3
 
 
 def test_stops_at_a_record_that_is_not_written_yet_and_passes_one_that_never_will_be() -> None:
@@ -193,6 +202,8 @@ def test_what_is_no_record_is_passed_or_left() -> None:
     ring = Ring()
     ring.put(b"", header=1 << 20)  # longer than the ring
     encoder.begin()
+    assert not encoder.drain(cast("RingBuffer", ring), table())
+    ring = Ring(record("SENDTO"), window=40)  # less than the record, wherever it begins
     assert not encoder.drain(cast("RingBuffer", ring), table())
 
 
@@ -292,7 +303,7 @@ def test_many_processes_come_and_go() -> None:
         elif pid in known:
             del known[pid]
             processes.forget(pid)
-        ring = Ring(RECORD_FORMAT.pack(1, pid, 1, NUMBER["SENDTO"], 0, 4, 0, 0), size=128)
+        ring = Ring(RECORD_FORMAT.pack(1, pid, 1, NUMBER["SENDTO"], 0, 4, 0, 0))
         (line,) = drained(encoder, ring, processes)
         expected = known[pid].guest if pid in known else None
         assert json.loads(line).get("guest") == (expected.decode() if expected else None)

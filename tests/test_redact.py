@@ -18,7 +18,7 @@ from qmond.redact import DEFAULT_RULES, Redactor, Rule, compile_pattern
 def encoded(*records: bytes, rules: tuple[Rule, ...] = DEFAULT_RULES) -> list[dict[str, Any]]:
     encoder = Encoder(redactor=Redactor(rules))
     encoder.begin()
-    assert encoder.drain(cast("RingBuffer", Ring(*records, size=1 << 20)), table(encoder.forget))
+    assert encoder.drain(cast("RingBuffer", Ring(*records)), table(encoder.forget))
     lines = bytes(encoder.data).splitlines(keepends=True)
     one_by_one, number = encoder.select((1 << 64) - 1, None)
     assert (one_by_one, number) == (b"".join(lines), len(lines)), "the index is right, too"

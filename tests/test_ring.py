@@ -4,7 +4,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from struct import pack_into
+from struct import pack, pack_into
 
 import pytest
 
@@ -15,19 +15,18 @@ SIZE = PAGE
 
 
 class Kernel:
-    """The producer's side: consumer page, producer page, data."""
+    """The producer's side: consumer page, producer page, data twice."""
 
     def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(2 * PAGE + SIZE))
+        path.write_bytes(bytes(2 * PAGE + 2 * SIZE))
         self.fd = os.open(path, os.O_RDWR)
         self._memory = mmap.mmap(self.fd, 0)
         self.position = 0
 
     def put(self, data: bytes, flags: int = 0) -> None:
-        at = self.position
-        pack_into("=I", self._memory, 2 * PAGE + at % SIZE, len(data) | flags)
-        for index, byte in enumerate(data):
-            self._memory[2 * PAGE + (at + 8 + index) % SIZE] = byte
+        for index, byte in enumerate(pack("=II", len(data) | flags, 0) + data):
+            at = (self.position + index) % SIZE
+            self._memory[2 * PAGE + at] = self._memory[2 * PAGE + SIZE + at] = byte
         self.position += (len(data) + 8 + 7) & ~7
         pack_into("=Q", self._memory, PAGE, self.position)
 

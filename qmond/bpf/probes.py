@@ -18,7 +18,6 @@ from qmond.bpf.header import (
     OTHERS,
     PATTERN_MAX,
     PATTERN_WORDS,
-    PID_LIMIT,
     SETTINGS,
     STATISTIC,
     STATISTIC_KEY,
@@ -94,8 +93,8 @@ class Probes:
         self.ring = RingBuffer(descriptors["map:events"], options.ring)
         self.urgent = RingBuffer(descriptors["map:urgent"], mmap.PAGESIZE)
         cpus = possible_cpus()
-        # a byte a process ID, shared with the kernel side; only pages that are touched cost memory
-        self._tracked = mmap.mmap(descriptors["map:tracked"], PID_LIMIT, mmap.MAP_SHARED)
+        self._page = 0  # of `tracked`, the first process ID in it
+        self._tracked = self._map_tracked()
         self._probed = Map(descriptors["map:probed"], 4, layout_format(HITS).size)
         more = 8 * len(EVENTS) + 2 * PATTERN_MAX * 2 * PREFIX_MAX
         self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + more)
@@ -137,18 +136,29 @@ class Probes:
 
     def track(self, pid: int) -> bool:
         """Watch a process that already runs; false where it is watched already."""
-        if self._tracked[pid]:
+        if self.is_tracked(pid):
             return False
-        self._tracked[pid] = ORIGINS["procfs"]
+        self._tracked[pid - self._page] = ORIGINS["procfs"]
         return True
 
     def untrack(self, pid: int) -> None:
         """Watch a process no longer."""
-        self._tracked[pid] = 0
+        if self.is_tracked(pid):
+            self._tracked[pid - self._page] = 0
 
     def is_tracked(self, pid: int) -> bool:
         """Whether a process is under watch at this moment."""
-        return bool(self._tracked[pid])
+        if (page := pid & -mmap.PAGESIZE) != self._page:
+            self._tracked.close()
+            self._page = page
+            self._tracked = self._map_tracked()
+        return bool(self._tracked[pid - page])
+
+    def _map_tracked(self) -> mmap.mmap:
+        """Map one page, of a byte a process ID: every one that is mapped counts as our memory."""
+        return mmap.mmap(
+            self.descriptors["map:tracked"], mmap.PAGESIZE, mmap.MAP_SHARED, offset=self._page
+        )
 
     @property
     def allocation_program(self) -> int:

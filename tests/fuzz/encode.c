@@ -43,14 +43,13 @@ int main(int count, char **words)
 	state = strtoull(words[3], NULL, 10) * 2 + 1;
 	uint64_t lines = 0;
 	for (long round = strtol(words[2], NULL, 10); round > 0; round--) {
-		/* the ring alone in its allocation, so that a byte beyond it is found */
-		unsigned char *data = malloc(SIZE);
-		uint64_t consumed = number() % 1000 * 8, produced = consumed;
-		struct qmond_ring ring = { &consumed, &produced, data, SIZE };
-		for (size_t at = 0; at < SIZE; at += 8) {
-			uint64_t noise = number();
-			memcpy(data + at, &noise, 8);
-		}
+		/* the window alone in its allocation, so that a byte beyond it is found */
+		uint64_t size = number() % 4 ? SIZE : number() % SIZE;
+		unsigned char *data = malloc(size);
+		uint64_t origin = number() % 1000 * 8, consumed = origin + number() % 100 * 8, produced = consumed;
+		struct qmond_ring ring = { &consumed, &produced, data, origin, size };
+		for (size_t at = 0; at < size; at++)
+			data[at] = number();
 		while (produced - consumed < SIZE / 2) {
 			struct qmon_record record;
 			for (size_t at = 0; at < sizeof(record); at += 8) {
@@ -68,14 +67,17 @@ int main(int count, char **words)
 						     : at < 8 + sizeof(record) ? ((unsigned char *)&record)[at - 8]
 						     : number() % 4   ? "ab\"\\\n\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80"[number() % 14]
 								      : number();
-				data[(produced + at) % SIZE] = byte;
+				if (produced - origin + at < size)
+					data[produced - origin + at] = byte;
 			}
 			produced += (length + 8 + 7) & ~7u;
 		}
 		for (int turn = 0; turn < 1000; turn++) {
 			int result = qmond_encode(encoder, &ring);
 			assert(encoder->used <= ROOM);
-			if (result == QMOND_PROCESS) {
+			if (result == QMOND_BEYOND) {
+				break; /* there is no more than this */
+			} else if (result == QMOND_PROCESS) {
 				uint32_t pid;
 				memcpy(&pid, encoder->record + 8, 4);
 				char text[64];

@@ -74,6 +74,16 @@ def test_can_be_turned_off(qmond: StartQmond, build: Build) -> None:
     assert {e["allocations"] for e in events if e.get("event") == "TRACK_ADOPT"} == {"off"}
 
 
+def test_an_interval_that_ends_as_the_daemon_stops_is_told(qmond: StartQmond, build: Build) -> None:
+    daemon = qmond(stats={"interval": "1s"}, patch="import qmond.daemon; qmond.daemon._SETTLE = 60")
+    guest = subprocess.Popen(["qemu-aarch64", build("waits", "aarch64")], stdin=subprocess.DEVNULL)
+    with guest:
+        pass
+    time.sleep(1.1)  # the interval has ended, and is left to settle
+    assert counted(daemon.events(), "MMAP_SUM", guest.pid) == 0
+    assert counted(daemon.stop(), "MMAP_SUM", guest.pid) > 0
+
+
 def test_where_they_cannot_be_had_it_is_said(
     qmond: StartQmond, build: Build, binfmt: Callable[[str], None]
 ) -> None:

@@ -57,7 +57,7 @@ def test_reloads_what_can_change(qmond: StartQmond, build: Build) -> None:
             with Client(daemon.socket) as client:
                 in_force = client.config()
             assert in_force["capture"]["bytes"] == 6
-            assert in_force["ring"]["size"] == 8 << 20
+            assert in_force["ring"]["size"] == 16 << 20
             with subprocess.Popen(command) as after:
                 pass
             sleeper.kill()
