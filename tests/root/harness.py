@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,15 +144,17 @@ class Qmond:
     stored: dict[str, int]
     stopped: bool = False
 
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """Yield all that is in the log now; a line that is not JSON fails the test."""
+        for path in [*sorted(self.log.glob("events-*.jsonl")), self.log / "events.jsonl"]:
+            with path.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield json.loads(line)
+
     def events(self) -> list[dict[str, Any]]:
-        """Return all that is in the log now; a line that is not JSON fails the test."""
-        files = [*sorted(self.log.glob("events-*.jsonl")), self.log / "events.jsonl"]
-        return [
-            json.loads(line)
-            for file in files
-            for line in file.read_bytes().splitlines(keepends=True)
-            if line.endswith(b"\n")
-        ]
+        """Return what `stream` yields."""
+        return list(self.stream())
 
     def of(self, pid: int) -> list[dict[str, Any]]:
         """Return a process' events, once it has ended."""
@@ -173,26 +175,33 @@ class Qmond:
         status: dict[str, Any] = json.loads(self.ctl("status", "--json").stdout)
         return status
 
-    def stop(self) -> list[dict[str, Any]]:
-        """Stop in order, check the books, and return all events."""
+    def end(self) -> None:
+        """Stop in order."""
         self.stopped = True
         os.kill(self.pid, signal.SIGTERM)
         assert self.process.wait(PATIENCE) == 0
+
+    def stop(self) -> list[dict[str, Any]]:
+        """Stop in order, check the books, and return all events."""
+        self.end()
         events = self.events()
         check_books(events)
         return events
 
 
-def check_books(events: list[dict[str, Any]]) -> None:
+def check_books(events: Iterable[dict[str, Any]]) -> None:
     """Hold END's totals against the lines since START: seen = written + lost + suppressed."""
-    begins = [e.get("event") == "START" and "resumed" not in e for e in events]
-    starts = [at for at, begin in enumerate(begins) if begin]
-    events = events[starts[-1] :]
-    end = events[-1]
+    lines: Counter[str] = Counter()
+    end: dict[str, Any] = {}
+    for end in events:
+        if end.get("event") == "START" and "resumed" not in end:
+            lines.clear()
+        lines[end.get("event") or end["evt"]] += 1
     assert end["event"] == "END"
     if "totals" not in end:  # with `fields: original`
         return
-    lines = Counter(event.get("event") or event["evt"] for event in events[:-1])
+    assert lines["START"] >= 1
+    del lines["END"]
     written = Counter({name: row["written"] for name, row in end["totals"].items()})
     assert (written - lines, lines - written) == (Counter(), Counter())
     for name, row in end["totals"].items():
@@ -272,7 +281,8 @@ os.environ["LISTEN_FDNAMES"] = {":".join(stored)!r}
 def end_qmond(daemon: Qmond) -> None:
     """Make sure that a test's daemon is gone, and that its books were right."""
     if not daemon.stopped and daemon.process.poll() is None:
-        daemon.stop()
+        daemon.end()
+        check_books(daemon.stream())
     if daemon.process.poll() is None:
         daemon.process.kill()
         daemon.process.wait()

@@ -134,7 +134,7 @@ def test_a_query_of_prometheus_answers_what_the_log_has(
     wait_until(lambda: server.value('up{job="qmond"}') == 1)
     assert server.value('qmond_events_written_total{event="WRITE"}') == 0
     subprocess.run(["qemu-aarch64-static", build("count", "aarch64"), str(NUMBERS)], check=True)
-    wait_until(lambda: any(event["event"] == "EXIT" for event in daemon.events()))
+    wait_until(lambda: any(event.get("event") == "EXIT" for event in daemon.events()))
 
     def is_the_logs() -> bool:
         rows = server.get("query", query="qmond_events_written_total > 0")["result"]
