@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     from machine import Machine
 
 pytest_plugins = ("machine",)
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(
-        os.geteuid() != 0 and not os.environ.get("CI"),  # where CI runs, it fails
-        reason="needs root: run `sudo script/test`",
-    ),
-]
+pytestmark = pytest.mark.root
 
 COMPILER = "aarch64-linux-gnu-gcc"
 ROOT = Path(__file__).parents[2]
@@ -246,6 +240,36 @@ def test_a_hung_daemon_is_started_again(machine: Machine) -> None:
     assert time.monotonic() - began < WATCHDOG + 5
     assert "Watchdog timeout" in machine.journal()
     assert status(machine)["tracked"] == 0
+
+
+def test_logrotate_may_rotate_instead(machine: Machine) -> None:
+    """By Debian's logrotate with the shipped file, in the middle of a storm and after it."""
+    shutil.copy(ROOT / ".venv/logrotate/usr/sbin/logrotate", machine.root / "root")
+    configure(machine, **{"    size: 64M": "    size: 64G"})
+    machine.run("systemctl reload qmond")
+    rotate = (
+        "/root/logrotate --force --state /root/logrotate.state "
+        "/usr/share/doc/qmond/examples/logrotate/qmond 2>&1"
+    )
+    began = count(machine)
+    with machine.started("qemu-aarch64-static /root/count 150000") as guest:
+        machine.until(lambda: count(machine) > began + 1000)
+        assert machine.run(rotate) == ""
+        assert guest.wait(60) == 0
+    machine.until(lambda: lines(machine)[-1].get("event") == "EXIT")
+    assert machine.run(rotate) == ""
+    machine.run("qemu-aarch64-static /root/count 1")
+    machine.until(lambda: lines(machine)[-1].get("event") == "EXIT")
+    log = "/var/log/qmond/events.jsonl"
+    said = machine.run(f"zcat {log}.2.gz; cat {log}.1 {log}; rm {log}.2.gz {log}.1")
+    events = [json.loads(line) for line in said.splitlines()]
+    numbers = [event["seq"] for event in events]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "each once, in order"
+    written = [event["buf"] for event in events if event.get("event") == "WRITE"]
+    assert written[-150_001:] == [f"{number:08}\n" for number in [*range(150_000), 0]]
+    assert machine.run(f"stat -c '%U:%G %a' {log}") == "root:qmon 640\n"
+    configure(machine)
+    machine.run("systemctl reload qmond")
 
 
 def test_stops_with_the_books_closed(machine: Machine) -> None:
