@@ -11,6 +11,7 @@ for name in ("ssl", "_hashlib"):
 import argparse  # noqa: E402
 import asyncio  # noqa: E402
 import os  # noqa: E402
+import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Final  # noqa: E402
@@ -25,6 +26,8 @@ __all__ = ["main"]
 
 _EX_FAILED: Final = 1
 _EX_CONFIG: Final = 78  # sysexits.h
+_PAUSE: Final = 10
+"""Seconds until systemd may start it again: a disk, a lock or a lack of memory may pass by then."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(_serve(config, reread))
     except QmondError as error:
         complain(MessageId.FAILED, str(error), prefix="qmond: ")
+        if "NOTIFY_SOCKET" in os.environ:
+            time.sleep(_PAUSE)
         return _EX_FAILED
     return 0
 

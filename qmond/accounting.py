@@ -10,6 +10,8 @@ from typing import Final, Protocol
 __all__ = ["Accounts", "KernelCounter", "Rates"]
 
 _COLUMNS: Final = ("seen", "written", "lost", "suppressed")
+_LOST: Final = {"LOST"}
+"""What is not told by itself: each that is lost would make the next one."""
 
 
 class KernelCounter(Protocol):
@@ -73,17 +75,24 @@ class Accounts:
             found.append(f"{count} events could not be written: look at log.dir and its disk")
         return found
 
-    def newly_lost(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
-        """Return what was lost since the last call: stage → event → count."""
+    def owes_log(self) -> bool:
+        """Whether it was not told yet that the log lacks something."""
+        return bool(set(self.not_logged - self.told_log) - _LOST)
+
+    def newly_lost(
+        self, kernel: Mapping[str, KernelCounter], stages: Iterable[str] = ("ring", "log")
+    ) -> dict[str, dict[str, int]]:
+        """Return what was lost since it was told last, at some stages: stage → event → count."""
         lost_at_ring = Counter({name: counter.lost for name, counter in kernel.items()})
-        stages = {
+        books = {
             "ring": (lost_at_ring, self.told_ring),
             "log": (self.not_logged, self.told_log),
         }
         fresh = {}
-        for stage, (lost, told) in stages.items():
+        for stage in stages:
+            lost, told = books[stage]
             news = lost - told
-            if set(news) - {"LOST"}:  # or each that is lost itself would make the next one
+            if set(news) - _LOST:
                 told.update(news)
                 fresh[stage] = dict(news)
         return fresh

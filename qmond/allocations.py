@@ -132,7 +132,10 @@ class Allocations:
             self._release(pid)
 
     async def close(self) -> None:
-        """Take out every probe."""
+        """Take out every probe, and guard no longer."""
+        if not self._guard.is_alive():
+            return
+        self.off = "off"
         for pid in tuple(self._entries):
             self._release(pid)
         while self._work:

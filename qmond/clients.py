@@ -20,6 +20,7 @@ from qmond.access import Peer, Rights, peer_of
 from qmond.config import Socket
 from qmond.errors import ProtocolError, RequestError
 from qmond.feeds import Feed
+from qmond.logfile import Position
 from qmond.messages import MessageId, about
 from qmond.protocol import (
     LineReader,
@@ -78,7 +79,7 @@ class Source:
     about: Callable[[], Mapping[str, Any]]
     dropped: Callable[[int], bytes]
     log: Path
-    end: Callable[[], tuple[int, int]]
+    end: Callable[[], Position]
     numbered: bool
     tree: Callable[[int], list[int]]
 
@@ -88,6 +89,8 @@ class Clients(Protocol):
 
     limits: Socket
     source: Source
+    readers: set[asyncio.Task[None]]
+    """Those whose process has not ended yet, also of clients that are gone."""
 
     def enter(self, client: Client) -> bool:
         """Take one more; says whether there was room."""
@@ -115,7 +118,6 @@ class Client(asyncio.Protocol):
         self._reader = LineReader()
         self._tail = Request("tail")
         self._heard = self._moved = time.monotonic()
-        self._starting: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
 
     # ---- asyncio calls these -------------------------------------------------------------------
@@ -320,17 +322,20 @@ class Client(asyncio.Protocol):
                 "now": now,
                 "content": self.rights.content,
                 "log": str(source.log),
-                "end": source.end(),
+                "end": [*source.end()],
                 "members": source.tree(selection.tree) if selection.tree else [],
             }
 
         self.feed = Feed(self, ask, self._clients.limits.client_buffer)
-        self._starting = asyncio.get_running_loop().create_task(self._start(self.feed))
+        reading = asyncio.get_running_loop().create_task(self._read(self.feed))
+        self._clients.readers.add(reading)
+        reading.add_done_callback(self._clients.readers.discard)
         return None
 
-    async def _start(self, feed: Feed) -> None:
+    async def _read(self, feed: Feed) -> None:
+        """Have a reader run."""
         try:
-            await feed.start()
+            await feed.run()
         except OSError as error:
             self._stop()
             failed = RequestError("Failed", f"no reader could be started: {error.strerror}")

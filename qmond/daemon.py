@@ -16,7 +16,6 @@ from qmond import __version__, procfs
 from qmond.accounting import Accounts, Rates
 from qmond.adoption import adopt, look_up
 from qmond.allocations import Allocations
-from qmond.bpf.header import OTHERS
 from qmond.bpf.probes import Settings
 from qmond.cgroups import CgroupPaths
 from qmond.clients import Source
@@ -29,13 +28,13 @@ from qmond.forward import Forward
 from qmond.journal import BOOKS, State
 from qmond.journald import Journald
 from qmond.logkeeper import LogKeeper
-from qmond.messages import MessageId, about, flush
+from qmond.messages import MessageId, about
 from qmond.processes import Process, ProcessTable
 from qmond.redact import Redactor
 from qmond.reports import Reports
+from qmond.rounds import Rounds
 from qmond.server import Hub
 from qmond.startup import Kernel, boot_id, limits, next_seq
-from qmond.statistics import sums
 
 __all__ = ["Daemon"]
 
@@ -45,8 +44,6 @@ _REST: Final = 0.005
 """Seconds between two drains, so that batches grow under load."""
 _BUSY: Final = 1 << 18
 """Bytes in the ring that do not wait for that."""
-_SETTLE: Final = 0.02
-"""Seconds until programs of the kernel side that run at this moment are surely done."""
 _UNFINISHED: Final = 0.2
 """Seconds that a program may take that began before its tracepoint was taken off."""
 _DRIFT_NS: Final = 1_000_000
@@ -91,7 +88,7 @@ class Daemon:
                 about=self.reports.about,
                 dropped=self._dropped,
                 log=config.log.dir,
-                end=lambda: (log.inode, log.bytes),
+                end=lambda: log.end,
                 numbered=config.fields == "full",
                 tree=self.processes.descendants,
             ),
@@ -101,9 +98,9 @@ class Daemon:
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
         self.keeper = LogKeeper(log, self.accounts.not_logged)
-        self._lost_since = 0
+        self.rounds = Rounds(self)
         self._taken = -1
-        self._moved = 0.0
+        self.moved = 0.0
         """When there was a record last, on the monotonic clock."""
         for name, book in kernel.state.books.items() if kernel.state else ():
             getattr(self.accounts, name).update(book)
@@ -123,7 +120,7 @@ class Daemon:
         with them: none has lines of two boots.
         """
         if state is not None:
-            gone = self.log.cut(state.log_inode, state.log_bytes, state.seq)
+            gone = self.log.cut(state.end)
             if gone:
                 _log.info("%d bytes of the log's end are written again", gone)
         self.log.recover()
@@ -135,9 +132,7 @@ class Daemon:
     def _commit(self) -> None:
         """Make what was done a fact, for whoever comes after an abrupt end."""
         ring, books = self.probes.ring, {name: getattr(self.accounts, name) for name in BOOKS}
-        self.kernel.journal.note(
-            State(ring.consumed[0], self.encoder.seq, self.log.inode, self.log.bytes, books)
-        )
+        self.kernel.journal.note(State(ring.consumed[0], self.encoder.seq, self.log.end, books))
         ring.commit()
 
     # ---- the way of the records ----------------------------------------------------------------
@@ -150,7 +145,7 @@ class Daemon:
         self.follow_clock()
         self.encoder.begin()
         moved = self.encoder.drain(ring, self.processes)
-        self._moved = time.monotonic()
+        self.moved = time.monotonic()
         self._deliver()
         self._spread_news()
         return moved
@@ -209,82 +204,10 @@ class Daemon:
             )
             self.tell("CLOCK", {"offset": round(offset / 1e9, 6)})
 
-    # ---- what comes round --------------------------------------------------------------------
-
-    async def tick_forever(self) -> None:
-        """Tell the statistics at each interval's end, until cancelled."""
-        while True:
-            await _end_of(self.config.stats.interval)
-            if self._is_idle(2 * self.config.stats.interval):
-                continue
-            ended = self.probes.next_interval()
-            try:
-                await asyncio.sleep(_SETTLE)
-            finally:  # when the daemon stops just then, too
-                self.tell_statistics(ended)
-
-    def tell_statistics(self, generation: int) -> None:
-        """Tell the figures of an interval that has ended; nothing of what is 0."""
-        found, partial = self.probes.collect(generation), self.allocations.take_partial()
-        for name, meta in sums(found, partial, full=self.config.fields == "full"):
-            self.tell(name, {"meta": meta})
-
-    async def keep_house_forever(self, pulse: Callable[[], None]) -> None:
-        """Tell what was lost or held back, at most once a second, until cancelled.
-
-        `pulse` is called each time.
-        """
-        while True:
-            await _end_of(1)
-            pulse()
-            self.hub.check()
-            self.forward.tell()
-            flush()
-            self.keeper.check()
-            if self._is_idle(2):
-                continue
-            self.tell_losses()
-            self.tell_suppressed()
-            self.rates.tick()
-
     def is_stuck(self) -> bool:
         """Whether something waits in the ring, and nothing was taken since the last call."""
         before, self._taken = self._taken, self.probes.ring.consumed[0]
         return before == self._taken and self.probes.ring.used > 0
-
-    def _is_idle(self, seconds: float) -> bool:
-        """Whether nobody is under watch, and nothing has come for so long that all is told."""
-        return not self.processes and time.monotonic() - self._moved > seconds
-
-    def tell_losses(self) -> None:
-        """Tell what was lost since the last time."""
-        now = time.monotonic_ns()
-        lost = self.accounts.newly_lost(self.probes.counters())
-        if "ring" in lost and not self.probes.ring.used:
-            self.processes.doubt(self.probes.is_tracked)
-        for stage, by_event in lost.items():
-            count = sum(by_event.values())
-            since = self.encoder.moment(self._lost_since)
-            if stage == "ring":
-                _log.warning(
-                    "%d events lost at the ring: %s",
-                    count,
-                    by_event,
-                    extra=about(MessageId.LOSS, stage=stage, lost=count, event=[*by_event]),
-                )
-            self.tell(
-                "LOST", {"stage": stage, "count": count, "by_event": by_event, "since": since}
-            )
-        self._lost_since = now
-
-    def tell_suppressed(self) -> None:
-        """Tell what limits held back since the last time."""
-        if not self.config.limits:
-            return
-        for pid, by_event in self.probes.newly_suppressed().items():
-            shown = -1 if pid == OTHERS else pid
-            count = sum(by_event.values())
-            self.tell("SUPPRESSED", {"count": count, "by_event": by_event, "pid": shown})
 
     # ---- start, stop, status -------------------------------------------------------------------
 
@@ -302,7 +225,7 @@ class Daemon:
             }
             | ({"resumed": True} if self.kernel.state else {}),
         )
-        self._lost_since = time.monotonic_ns()
+        self.rounds.begin()
         self._put_in_force()
         self.probes.next_interval()
         for limit in self.limits:
@@ -337,14 +260,15 @@ class Daemon:
     def apply(self, config: Config) -> list[str]:
         """Go by another configuration; returns the keys that only a restart can change.
 
-        What is watched already stays watched; processes that match only now are adopted.
+        What is watched already stays watched; processes that match only now are adopted. Raises
+        ConfigError, and then nothing has changed.
         """
-        self.config, later = hold(config, self.config)
-        config = self.config
+        config, later = hold(config, self.config)
+        self.hub.configure(config.socket, config.mask)
+        self.config = config
         self.redactor = Redactor(config.redact)
         self.encoder.redact(self.redactor)
         self.log.configure(config.log)
-        self.hub.configure(config.socket, config.mask)
         self.forward.configure(config.journal)
         self.allocations.off = self._no_allocations(config)
         self._put_in_force()
@@ -366,13 +290,14 @@ class Daemon:
 
     def end(self) -> None:
         """Watch nothing more, move what still waits, and tell END with the totals."""
-        self.probes.detach()
-        deadline = time.monotonic() + _UNFINISHED
-        while self.drain() or (self._is_owed() and time.monotonic() < deadline):
-            pass
-        self.tell_statistics(self.probes.next_interval())
-        self.tell_losses()
-        self.tell_suppressed()
+        self.kernel.detach()
+        ring, deadline = self.probes.ring, time.monotonic() + _UNFINISHED
+        last = ring.consumed[0] + ring.used
+        # what comes after that is of no event: processes' lives, for a table that nobody needs now
+        while ring.consumed[0] < last or self._is_owed():
+            if not self.drain() and time.monotonic() > deadline:
+                break
+        self.rounds.finish()
         totals = self.reports.totals()
         self.tell("END", {"message": "Dynamic QEMU-user monitor stopped", "totals": totals})
 
@@ -389,8 +314,3 @@ class Daemon:
         """Give back what is the daemon's own."""
         self.forward.close()
         self.steps.close()
-
-
-async def _end_of(seconds: float) -> None:
-    """Wait for a period's end, the same for all that comes round: that wakes the host once."""
-    await asyncio.sleep(seconds - time.monotonic() % seconds)

@@ -22,10 +22,13 @@ from typing import Any, Final
 from qmond.config import Log
 from qmond.errors import LogError
 from qmond.logfile import (
+    FRESH,
     LIVE,
+    Position,
     is_at,
     kept_files,
     last_line,
+    last_line_of,
     new_name,
     open_directory,
     open_live,
@@ -37,7 +40,6 @@ __all__ = ["EventLog"]
 
 _log = logging.getLogger(__name__)
 
-_FRESH: Final = ".new"
 _RELEASE: Final = 8 << 20
 """Bytes written until the page cache is relieved of them once more, and room is looked for."""
 _RETRY: Final = 5.0
@@ -59,10 +61,12 @@ class EventLog:
         self._group = group
         self._aside = ThreadPoolExecutor(1, "qmond-log")  # what may wait for the disk
         self._flushing: Future[None] | None = None
+        self._unsure = self._stuck = False
+        """Whether it was said that the disk took not all, or that no new file can be had."""
         try:
             open_directory(config.dir, group)
-            self.path.with_suffix(_FRESH).unlink(missing_ok=True)
             self._fd = open_live(self.path, group)
+            (config.dir / FRESH).unlink(missing_ok=True)
             self._begin(os.fstat(self._fd).st_size)
         except OSError as error:
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
@@ -93,28 +97,28 @@ class EventLog:
         """Return the last line of the log, or an empty one where there is none."""
         if self.bytes:
             return last_line(self._fd, self.bytes)
-        plain = [file for file in kept_files(self.path.parent) if file.path.suffix == ".jsonl"]
-        if not plain:
-            return {}
-        with plain[-1].path.open("rb") as file:
-            return last_line(file.fileno(), plain[-1].size)
+        for file in reversed(kept_files(self.path.parent)):
+            if file.path.suffix != ".torn":
+                with contextlib.suppress(OSError):
+                    return last_line_of(file.path)
+        return {}
 
     @property
-    def inode(self) -> int:
-        """The file that is written to now, by its number."""
-        return os.fstat(self._fd).st_ino
+    def end(self) -> Position:
+        """Where the next line comes."""
+        return Position.at(os.fstat(self._fd), self.bytes)
 
-    def cut(self, inode: int, size: int, seq: int) -> int:
-        """Take back what was written after a file had a size, and the line `seq` came next.
+    def cut(self, end: Position) -> int:
+        """Take back what was written since the log had that end; returns how many bytes that were.
 
-        Returns how many bytes that were; a file that was begun since goes back to nothing.
-        Raises LogError.
+        A file that was begun since goes back to nothing. Raises LogError.
         """
-        if self.inode != inode:
-            number = last_line(self._fd, os.pread(self._fd, 1 << 20, 0).find(b"\n") + 1).get("seq")
-            if not isinstance(number, int) or number < seq:
-                return 0  # that is another log
+        if end.is_in(os.fstat(self._fd)):
+            size = end.offset
+        elif any(end.is_in(file.stat()) for file in self.path.parent.iterdir()):
             size = 0
+        else:
+            return 0  # that is another log
         gone = self.bytes - size
         if gone > 0:
             try:
@@ -134,16 +138,14 @@ class EventLog:
         if self.bytes - self._flushed > _RELEASE:
             self._release()
             self._look_for_room()
-        if self._adrift:
-            raise LogError(f"{self.path}: it was removed, and no other can be had")
-        if self._full:
-            raise LogError(f"{self.path.parent}: less than log.min_free of room")
+        if self.blocked:
+            raise LogError(self.blocked)
         if self.bytes and self.bytes + len(lines) > self._config.rotate.size:
             self._rotate_where_possible()
+        view = memoryview(lines)
         try:
             if self._torn:
                 self._take_back()
-            view = memoryview(lines)
             while view:
                 view = view[os.write(self._fd, view) :]
             if self._config.sync == "batch":
@@ -151,10 +153,18 @@ class EventLog:
         except OSError as error:
             self._torn = True
             with contextlib.suppress(OSError):  # then it is tried before the next line
+                self.bytes = min(self.bytes, os.fstat(self._fd).st_size - len(lines) + len(view))
                 self._take_back()
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
         self.bytes += len(lines)
         self.total += len(lines)
+
+    @property
+    def blocked(self) -> str:
+        """Why nothing can be written, as far as that is known without trying."""
+        if self._adrift:
+            return f"{self.path}: it was removed, and no other can be had"
+        return f"{self.path.parent}: less than log.min_free of room" if self._full else ""
 
     def _take_back(self) -> None:
         os.ftruncate(self._fd, self.bytes)
@@ -169,7 +179,7 @@ class EventLog:
         """
         if not self.bytes:
             return None
-        fresh = self.path.with_suffix(_FRESH)
+        fresh = self.path.with_name(FRESH)
         fd = -1
         try:
             if self._torn:
@@ -187,6 +197,7 @@ class EventLog:
                 raise
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
         self._replace(fd)
+        self._stuck = False
         return renamed
 
     def _rotate_where_possible(self) -> None:
@@ -197,7 +208,9 @@ class EventLog:
             self.rotate()
         except LogError as error:
             self._retry = time.monotonic() + _RETRY
-            _log.warning("the log's file is full, and goes on: %s", error)
+            if not self._stuck:
+                _log.warning("the log's file is full, and goes on: %s", error)
+            self._stuck = True
 
     def reopen(self) -> None:
         """Begin a file at the log's path, where another program has taken it. Raises LogError."""
@@ -210,8 +223,12 @@ class EventLog:
         try:
             open_directory(self.path.parent, self._group)
             fd = open_live(self.path, self._group)
-            if os.fstat(self._fd).st_nlink == 0:
-                self._rescue(fd)
+            try:
+                if os.fstat(self._fd).st_nlink == 0:
+                    self._rescue(fd)
+            except BaseException:
+                os.close(fd)
+                raise
         except OSError as error:
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
         self._replace(fd)
@@ -244,7 +261,8 @@ class EventLog:
             self._rotate_where_possible()
         interval = self._config.sync
         if (
-            isinstance(interval, float)
+            self._is_flushed()
+            and isinstance(interval, float)
             and self.bytes != self._synced
             and time.monotonic() >= self._sync_due
             and self._flush(os.fdatasync, self._fd)
@@ -268,10 +286,13 @@ class EventLog:
             "rotated_bytes": self.retention.bytes,
         }
 
-    def close(self) -> None:
-        """Close the live file, once it is on the disk."""
+    def close(self, *, sync: bool = True) -> None:
+        """Close the live file, with `sync` once it is on the disk."""
         self.retention.close()
-        self._aside.submit(_finish, self._fd, None)
+        if sync:
+            self._aside.submit(_finish, self._fd, None)
+        else:
+            self._aside.submit(os.close, self._fd)
         self._aside.shutdown()
 
     def _look_for_room(self) -> None:
@@ -289,9 +310,22 @@ class EventLog:
 
     def _flush(self, call: Any, *arguments: int) -> bool:  # noqa: ANN401 - a system call
         """Have the disk do something, unless it is still busy with the last; says which."""
-        if self._flushing is not None and not self._flushing.done():
+        if not self._is_flushed():
             return False
         self._flushing = self._aside.submit(call, *arguments)
+        return True
+
+    def _is_flushed(self) -> bool:
+        """Whether the disk is done; what it did not take is said, once, and due anew."""
+        if self._flushing is None or not self._flushing.done():
+            return self._flushing is None
+        error = self._flushing.exception()
+        self._flushing = None
+        if error:
+            self._synced = 0
+            if not self._unsure:
+                _log.error("%s: written lines may not be on the disk: %s", self.path, error)
+        self._unsure = error is not None
         return True
 
 

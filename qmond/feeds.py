@@ -11,7 +11,7 @@ import orjson
 
 __all__ = ["Feed", "Sink"]
 
-_READER: Final = (sys.executable, "-m", "qmond.reader")
+_READER: Final = (sys.executable, "-P", "-m", "qmond.reader")
 
 
 class Sink(Protocol):
@@ -42,11 +42,17 @@ class Feed(asyncio.SubprocessProtocol):
         self._left_out: tuple[int, int] | None = None  # the numbers of lines that had no room
         self._transport: asyncio.SubprocessTransport | None = None
         self._closed = False
+        self._exited = asyncio.Event()
 
-    async def start(self) -> None:
-        """Start the reader. Raises OSError."""
+    async def run(self) -> None:
+        """Run the reader to its end. Raises OSError where it cannot be started."""
         loop = asyncio.get_running_loop()
         await loop.subprocess_exec(lambda: self, *_READER, stderr=None, start_new_session=True)
+        await self._exited.wait()
+
+    def process_exited(self) -> None:
+        """Have `run` end: asyncio calls this."""
+        self._exited.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask: asyncio calls this."""

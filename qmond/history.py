@@ -7,31 +7,27 @@ and what is gone is told, as GAP, where lines are asked for by their numbers.
 from __future__ import annotations
 
 import contextlib
-import gzip
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final, NamedTuple, Self
+from typing import IO, Final, Self
 
-from qmond.logfile import LIVE, PART
+from qmond.logfile import FRESH, LIVE, PART, Position, chunks
 
-__all__ = ["History", "Position", "number_of"]
+__all__ = ["History", "number_of"]
 
+_log = logging.getLogger(__name__)
+
+_TRIES: Final = 1000
 _CHUNK: Final = 1 << 20
 _PAGE: Final = 1 << 14
 _NO_END: Final = 1 << 63
 # A text in JSON has no quote without a backslash before it: no guest can write these.
 _SEQ: Final = re.compile(rb',"seq":(\d+)')
 _TIME: Final = re.compile(rb',"time":"([^"]+)"')
-
-
-class Position(NamedTuple):
-    """A place in the log: a file by its number, and how many bytes of it are before."""
-
-    inode: int
-    offset: int
 
 
 def number_of(line: bytes) -> int:
@@ -45,14 +41,20 @@ class History:
 
     def __init__(self, directory: Path, end: Position | None = None) -> None:
         """Look at the files. Raises OSError."""
-        self._end = end
-        live = _File(directory / LIVE)
-        live.open()  # it may be renamed at any moment
-        names: dict[str, Path] = {}
-        for path in directory.glob("events-*.jsonl*"):
-            if path.suffix != PART and not live.is_at(path):
-                names[path.name.partition(".jsonl")[0]] = path
-        self._files = [_File(names[stem]) for stem in sorted(names)] + [live]
+        live = _live(directory)
+        names = {
+            path.name.partition(".jsonl")[0]: path
+            for path in directory.glob("events-*.jsonl*")
+            if path.suffix != PART
+        }
+        files = [*(_File(names[stem]) for stem in sorted(names)), live]
+        last = end or live.place(_NO_END)
+        # it may have been renamed meanwhile, and others begun: they are no part of this
+        at = next((at for at, file in enumerate(files) if file.has(last)), None)
+        self._most = _NO_END if at is None else last.offset
+        self._files = files if at is None else files[: at + 1]
+        if live not in self._files:
+            live.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,12 +140,25 @@ class History:
 
     def _read(self, files: list[_File]) -> Iterator[bytes]:
         for file in files:
-            is_last = self._end is not None and file.inode == self._end.inode
-            yield from file.lines(self._end.offset if self._end and is_last else _NO_END)
-            if is_last:
-                return
-            if file is not self._files[-1]:
+            if file is self._files[-1]:
+                yield from file.lines(self._most)
+            else:
+                yield from file.lines(_NO_END)
                 file.close()
+
+
+def _live(directory: Path) -> _File:
+    """Open the file that is written to; a rotation has none for a moment. Raises OSError."""
+    live = _File(directory / LIVE)
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            live.open()
+            return live
+        if not (directory / FRESH).exists():
+            break
+        time.sleep(0.001)
+    live.open()
+    return live
 
 
 class _File:
@@ -162,19 +177,20 @@ class _File:
             self._file.close()
             self._file = None
 
-    @property
-    def inode(self) -> int:
-        """Its number, or 0 where it is gone."""
-        if self._file is None and not self._find():
-            return 0
+    def place(self, offset: int) -> Position:
+        """Return a place in a file that is open."""
         assert self._file is not None  # noqa: S101 - for the type checker
-        return os.fstat(self._file.fileno()).st_ino
+        return Position.at(os.fstat(self._file.fileno()), offset)
 
-    def is_at(self, path: Path) -> bool:
-        try:
-            return path.stat().st_ino == self.inode
-        except FileNotFoundError:
-            return True  # it has just been removed
+    def has(self, place: Position) -> bool:
+        """Whether a place is in this file; then it is open from here on."""
+        if self._file is not None:
+            return place.is_in(os.fstat(self._file.fileno()))
+        with contextlib.suppress(FileNotFoundError):
+            if place.is_in(self._path.stat()):
+                self.open()
+                return self.has(place)
+        return False
 
     def first(self) -> bytes | None:
         """Return its first line; None where it has none, or is gone."""
@@ -185,18 +201,25 @@ class _File:
         return line
 
     def lines(self, most: int, chunk_size: int = _CHUNK) -> Iterator[bytes]:
-        """Yield whole lines of the first bytes of the file; nothing where it is gone."""
+        """Yield whole lines of the first bytes of the file; nothing where it is gone.
+
+        One that is damaged ends there, and that is said.
+        """
         if self._file is None and not self._find():
             return
         assert self._file is not None  # noqa: S101 - for the type checker
         self._file.seek(self._begin)
-        content, rest = _decompressed(self._file, self._path.suffix), b""
-        left = most - self._begin
-        while left > 0 and (chunk := content.read(min(chunk_size, left))):
-            left -= len(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
+        left, rest = most - self._begin, b""
+        try:
+            for chunk in chunks(self._file, self._path.suffix, chunk_size):
+                *lines, rest = (rest + chunk[:left]).split(b"\n")
+                for line in lines:
+                    yield line + b"\n"
+                left -= len(chunk)
+                if left <= 0:
+                    break
+        except OSError as error:
+            _log.warning("%s cannot be read to its end: %s", self._path, error.strerror)
 
     def skip_to(self, number: int) -> None:
         """Begin shortly before the line with a number, where it need not read all for that."""
@@ -222,17 +245,6 @@ class _File:
                 self.open()
                 return True
         return False
-
-
-def _decompressed(file: IO[bytes], suffix: str) -> IO[bytes]:
-    if suffix == ".gz":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value] # it reads, which is all
-    if suffix == ".zst":
-        import zstandard  # noqa: PLC0415 - only where there is such a file
-
-        reader: IO[bytes] = zstandard.ZstdDecompressor().stream_reader(file, closefd=False)
-        return reader
-    return file
 
 
 def _gap(first: int, last: int) -> bytes:

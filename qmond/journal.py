@@ -18,14 +18,17 @@ from struct import Struct
 from typing import Final
 
 from qmond.events import NAMES
+from qmond.logfile import Position
 
-__all__ = ["BOOKS", "Journal", "State"]
+__all__ = ["BOOKS", "LAYOUT", "Journal", "State"]
 
 BOOKS: Final = ("made", "written", "not_logged", "told_ring", "told_log")
-_HEAD: Final = Struct("=5Q")  # generation, consumed, seq, the log's inode, its bytes
+_HEAD: Final = Struct("=6Q")  # generation, consumed, seq, the log's end
 _BOOK: Final = Struct(f"={len(NAMES)}Q")
 _SLOT: Final = _HEAD.size + len(BOOKS) * _BOOK.size
 _GENERATION: Final = Struct("=Q")
+LAYOUT: Final = repr((_HEAD.format, BOOKS, NAMES))
+"""What must be the same for one daemon to read what another has noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,8 @@ class State:
 
     consumed: int
     seq: int
-    log_inode: int
-    log_bytes: int
+    end: Position
+    """Where the log ends."""
     books: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
@@ -55,9 +58,7 @@ class Journal:
         generation = self._generation + 1
         at = generation % 2 * _SLOT
         _GENERATION.pack_into(self._memory, at, 0)
-        _HEAD.pack_into(
-            self._memory, at, 0, state.consumed, state.seq, state.log_inode, state.log_bytes
-        )
+        _HEAD.pack_into(self._memory, at, 0, state.consumed, state.seq, *state.end)
         for index, name in enumerate(BOOKS):
             book = state.books.get(name, Counter())
             counts = [book[event] for event in NAMES]
@@ -70,13 +71,13 @@ class Journal:
         slots = sorted((0, 1), key=self._generation_of, reverse=True)
         for slot in slots:
             at = slot * _SLOT
-            generation, position, seq, inode, size = _HEAD.unpack_from(self._memory, at)
+            generation, position, seq, *end = _HEAD.unpack_from(self._memory, at)
             if generation and position == consumed:
                 books = {
                     name: self._book(at + _HEAD.size + index * _BOOK.size)
                     for index, name in enumerate(BOOKS)
                 }
-                return State(consumed, seq, inode, size, books)
+                return State(consumed, seq, Position(*end), books)
         return None
 
     def close(self) -> None:

@@ -12,22 +12,28 @@ import fcntl
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from gzip import GzipFile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple, Self
 
 import orjson
 
 from qmond.errors import InUseError, LogError
 
 __all__ = [
+    "FRESH",
     "LIVE",
     "PART",
     "Kept",
+    "Position",
+    "chunks",
     "is_at",
     "kept_files",
     "last_line",
+    "last_line_of",
     "new_name",
     "open_directory",
     "open_live",
@@ -35,6 +41,8 @@ __all__ = [
 ]
 
 LIVE: Final = "events.jsonl"
+FRESH: Final = "events.new"
+"""What the next live file is called until the one before has its own name."""
 PART: Final = ".part"
 """What the name of a file ends with that is not yet compressed to its end."""
 _NAME: Final = re.compile(r"events-(\d{8}T\d{6}\.\d{6}Z)\.")
@@ -44,11 +52,31 @@ _MODE: Final = 0o640
 _DIRECTORY_MODE: Final = 0o750
 
 
-class Kept(NamedTuple):
-    """A file beside the live one: when it was rotated, in seconds since 1970, and its bytes."""
+class Position(NamedTuple):
+    """A place in the log: a file, by its numbers, and how many bytes of it are before."""
 
-    moment: float
+    device: int
+    inode: int
+    offset: int
+
+    @classmethod
+    def at(cls, file: os.stat_result, offset: int) -> Self:
+        """Return a place in a file."""
+        return cls(file.st_dev, file.st_ino, offset)
+
+    def is_in(self, file: os.stat_result) -> bool:
+        """Whether it is a place in that file."""
+        return (self.device, self.inode) == (file.st_dev, file.st_ino)
+
+
+class Kept(NamedTuple):
+    """A file beside the live one: when it was rotated, in seconds since 1970, and its bytes.
+
+    A name may be of a later moment: names go on though the clock goes back.
+    """
+
     path: Path
+    moment: float
     size: int
 
 
@@ -56,20 +84,28 @@ def kept_files(directory: Path) -> list[Kept]:
     """Return what there is beside the live file, the oldest first; what just goes is left out."""
     found = []
     for path in directory.glob("events-*"):
-        if (named := _NAME.match(path.name)) and path.suffix != PART:
+        if (named := _named(path.name)) and path.suffix != PART:
             with contextlib.suppress(FileNotFoundError):
-                moment = datetime.fromisoformat(named[1]).timestamp()
-                found.append(Kept(moment, path, path.lstat().st_size))
+                seen = path.lstat()  # a rename is a change of the inode
+                moment = min(named.timestamp(), seen.st_ctime)
+                found.append(Kept(path, moment, seen.st_size))
     return sorted(found)
 
 
 def new_name(directory: Path) -> Path:
     """Return what a file is called that is rotated now: after all others, whatever the clock."""
     moment = datetime.now(UTC)
-    if names := [name for name in os.listdir(directory) if _NAME.match(name)]:
-        last = datetime.fromisoformat(max(names)[len("events-") :].partition("Z")[0] + "Z")
-        moment = max(moment, last + timedelta(microseconds=1))
+    if names := [named for name in os.listdir(directory) if (named := _named(name))]:
+        moment = max(moment, max(names) + timedelta(microseconds=1))
     return directory / f"events-{moment:%Y%m%dT%H%M%S.%f}Z.jsonl"
+
+
+def _named(name: str) -> datetime | None:
+    """Return the moment that a file is called after; None where that is none."""
+    with contextlib.suppress(ValueError):
+        if found := _NAME.match(name):
+            return datetime.fromisoformat(found[1])
+    return None
 
 
 def open_directory(directory: Path, group: int | None) -> None:
@@ -124,7 +160,13 @@ def _claim(fd: int, path: Path, group: int | None) -> None:
             f"{path}: another qmond writes this log", hint="give this one another log.dir"
         ) from error
     if group is not None and found.st_gid != group:
-        os.fchown(fd, -1, group)
+        try:
+            os.fchown(fd, -1, group)
+        except PermissionError as error:
+            raise LogError(
+                f"{path}: cannot be given to the group {group} of socket.group",
+                hint="a service must be in that group: Group= in a drop-in",
+            ) from error
     if stat.S_IMODE(found.st_mode) != _MODE:
         os.fchmod(fd, _MODE)
 
@@ -143,11 +185,42 @@ def last_line(fd: int, size: int) -> dict[str, object]:
     return _parsed(tail.rstrip(b"\n").rpartition(b"\n")[2])
 
 
+def last_line_of(path: Path) -> dict[str, object]:
+    """Return the last line of a complete file, as `last_line` does. Raises OSError."""
+    with path.open("rb") as file:
+        if path.suffix == ".jsonl":
+            return last_line(file.fileno(), os.fstat(file.fileno()).st_size)
+        tail = b""
+        for chunk in chunks(file, path.suffix):
+            tail = (tail + chunk)[-_STEP:]
+    return _parsed(tail.rstrip(b"\n").rpartition(b"\n")[2])
+
+
+def chunks(file: IO[bytes], suffix: str, size: int = _STEP) -> Iterator[bytes]:
+    """Yield the content of a file, compressed or not as its suffix says, in parts of a size.
+
+    Raises OSError, also where what was compressed is damaged.
+    """
+    content, damaged = file, tuple[type[Exception], ...]()
+    if suffix == ".gz":
+        content, damaged = GzipFile(fileobj=file), (EOFError, zlib.error)  # type: ignore[assignment] # it reads, which is all
+    elif suffix == ".zst":
+        import zstandard  # noqa: PLC0415 - only where there is such a file
+
+        content = zstandard.ZstdDecompressor().stream_reader(file, closefd=False)
+        damaged = (zstandard.ZstdError,)
+    try:
+        while chunk := content.read(size):
+            yield chunk
+    except damaged as error:
+        raise OSError(errno.EBADMSG, f"damaged: {error}") from error
+
+
 def recover(fd: int, path: Path) -> str:
     """Have the file end with a whole line; returns what was found, or nothing. Raises OSError.
 
     A crash may cut a line off, a power failure may leave zeros or nothing legible in its place:
-    what is no line is set aside in a file of its own.
+    what is no line is set aside in a file of its own, or where there is no room for that, given up.
     """
     size = os.fstat(fd).st_size
     whole = _whole(fd, size)
@@ -158,16 +231,24 @@ def recover(fd: int, path: Path) -> str:
         os.write(fd, b"\n")
         return "the last line lacked its end, and has it now"
     aside = new_name(path.parent).with_suffix(".torn")
-    torn = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    try:
+        _set_aside(fd, whole, size, aside)
+        where = f"are in {aside.name} now"
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        where = f"are gone, as they could not be set aside: {error.strerror}"
+    os.ftruncate(fd, whole)
+    return f"the last {size - whole} bytes were no whole line, and {where}"
+
+
+def _set_aside(fd: int, begin: int, end: int, path: Path) -> None:
+    torn = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
     try:
         os.fchown(torn, -1, os.fstat(fd).st_gid)
-        at = whole
-        while at < size:
-            at += os.sendfile(torn, fd, at, size - at)
+        while begin < end:
+            begin += os.sendfile(torn, fd, begin, end - begin)
     finally:
         os.close(torn)
-    os.ftruncate(fd, whole)
-    return f"the last {size - whole} bytes were no whole line, and are in {aside.name} now"
 
 
 def _whole(fd: int, size: int) -> int:

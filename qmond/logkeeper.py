@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from qmond.errors import LogError
+from qmond.errors import InUseError, LogError
 from qmond.eventlog import EventLog
 from qmond.messages import MessageId, about
 
@@ -34,13 +34,15 @@ class LogKeeper:
     def write(self, lines: bytes | memoryview) -> bool:
         """Append whole lines; says whether they are in the log, all or none of them."""
         written = self._works(self._log.write, lines)
-        if written and self._good_since == math.inf:
-            self._good_since = time.monotonic()
+        if written:
+            self._calm()
         return written
 
     def check(self) -> None:
         """Look after the log; called about once a second."""
-        self._works(self._log.check)
+        blocked = self._log.blocked
+        if self._works(self._log.check) and blocked and not self._log.blocked:
+            self._calm()  # nothing may come for long that shows it by being written
         if self.failing and time.monotonic() - self._good_since > _CALM:
             missing = self._not_logged.total() - self._missing
             _log.warning(
@@ -50,6 +52,10 @@ class LogKeeper:
             )
             self.failing = False
 
+    def _calm(self) -> None:
+        if self._good_since == math.inf:
+            self._good_since = time.monotonic()
+
     def reopen(self) -> None:
         """Begin a file at the log's path, where another program has taken it away."""
         self._works(self._log.reopen)
@@ -57,7 +63,7 @@ class LogKeeper:
     def _works(self, call: Callable[..., None], *arguments: Any) -> bool:  # noqa: ANN401
         try:
             call(*arguments)
-        except LogError as error:
+        except (LogError, InUseError) as error:
             if not self.failing:
                 _log.error(
                     "the log cannot be written, events are lost: %s",

@@ -22,13 +22,16 @@ import orjson
 
 from qmond.errors import RequestError
 from qmond.filters import Filter
-from qmond.history import History, Position
+from qmond.history import History
+from qmond.logfile import Position
 from qmond.protocol import Selection, parse_selection
 
 __all__ = ["main"]
 
-_MEMORY: Final = 1 << 30
+_MEMORY: Final = 512 << 20
 """Bytes of address space that a request may cost, and no more."""
+_EXPENDABLE: Final = "500"
+"""Where memory is short, a reader goes before the daemon and the guests: oom_score_adj, proc(5)."""
 _NICE: Final = 15
 """The daemon has precedence, which is not for its clients."""
 _CHUNK: Final = 1 << 16
@@ -37,6 +40,7 @@ _CHUNK: Final = 1 << 16
 def main() -> int:
     """Serve one request; returns the exit status."""
     os.nice(_NICE)
+    Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE, encoding="ascii")
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     try:

@@ -138,7 +138,7 @@ class Reports:
     def _oldest_seq(self) -> int | None:
         """Return the number of the oldest line of this boot in the log; files go as others come."""
         log = self._of.log
-        if self._oldest is None or self._oldest[0] != log.inode:
+        if self._oldest is None or self._oldest[0] != log.end.inode:
             try:
                 with History(log.path.parent) as history:
                     number = history.oldest()
@@ -146,5 +146,5 @@ class Reports:
                 return None
             if number is None:
                 return None
-            self._oldest = log.inode, number
+            self._oldest = log.end.inode, number
         return self._oldest[1]

@@ -26,6 +26,10 @@ _log = logging.getLogger(__name__)
 
 _ROUND: Final = 10.0
 """Seconds between two looks at what is due, where nothing was rotated."""
+_BREATH: Final = 1.0
+"""Seconds between two looks while a file is compressed."""
+_RETRY: Final = 600.0
+"""Seconds until a file that could not be compressed is tried again."""
 
 
 def room(config: Log) -> int:
@@ -58,7 +62,9 @@ class Retention:
         self._due = 0.0
         self._closing = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
-        self._unsuited: set[str] = set()  # could not be compressed
+        self._postponed: dict[str, float] = {}  # files that could not be compressed, until when
+        self._owed: list[tuple[float, int]] = []  # room of removed files: until when, and bytes
+        self._failing = False
 
     def look(self, *, now: bool = False) -> None:
         """Do what is due, aside; at once where something has changed."""
@@ -78,31 +84,53 @@ class Retention:
     def _tidy(self) -> None:
         """Remove and compress what is due: runs in the thread."""
         try:
+            for part in self.config.dir.glob(f"events-*{PART}"):  # no compressor runs now
+                part.unlink()
             files = self._thinned()
             while not self._closing.is_set() and (file := self._ripe(files)):
                 self._compress(file)
                 files = self._thinned()
         except OSError as error:
-            _log.warning("old files of the log are not looked after: %s", error)
+            if not self._failing:
+                _log.warning("old files of the log are not looked after: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
 
     def _thinned(self) -> list[Kept]:
         """Remove what must go, and return what is left."""
         config = self.config
-        for part in config.dir.glob(f"events-*{PART}"):  # no compressor runs now
-            part.unlink()
         files = kept_files(config.dir)
-        live = 0
-        with contextlib.suppress(FileNotFoundError):
-            live = (config.dir / LIVE).stat().st_size
-        for file in surplus(files, config.keep, live, time.time()):
+        more = 0  # the live file, and what is being compressed
+        for path in (config.dir / LIVE, *config.dir.glob(f"events-*{PART}")):
+            with contextlib.suppress(FileNotFoundError):
+                more += path.stat().st_size
+        for file in surplus(files, config.keep, more, time.time()):
             file.path.unlink(missing_ok=True)
             files.remove(file)
-        while files and room(config) < 0:
-            file = files.pop(0)
-            _log.warning("removed to have log.min_free bytes of room: %s", file.path.name)
-            file.path.unlink(missing_ok=True)
+        self._make_room(files)
         self.files, self.bytes = len(files), sum(file.size for file in files)
         return files
+
+    def _make_room(self, files: list[Kept]) -> None:
+        """Remove the oldest files until there is `min_free` of room.
+
+        What somebody reads gives its room back only later: that is waited for, a round long.
+        """
+        now = time.monotonic()
+        self._owed = [(until, size) for until, size in self._owed if until > now]
+        gone: list[Kept] = []
+        while files and (before := room(self.config)) + sum(size for _, size in self._owed) < 0:
+            gone.append(files.pop(0))
+            gone[-1].path.unlink(missing_ok=True)
+            if room(self.config) - before < gone[-1].size // 2:
+                self._owed.append((now + _ROUND, gone[-1].size))
+        if gone:
+            _log.warning(
+                "%d files removed to have log.min_free bytes of room, up to %s",
+                len(gone),
+                gone[-1].path.name,
+            )
 
     def _ripe(self, files: Sequence[Kept]) -> Kept | None:
         """Return a file that is to be compressed now."""
@@ -110,17 +138,29 @@ class Retention:
             return None
         before = time.time() - self.config.compress_delay
         for file in files:
-            if file.moment > before:
-                break
-            if file.path.suffix == ".jsonl" and file.path.name not in self._unsuited:
+            if (
+                file.moment <= before
+                and file.path.suffix == ".jsonl"
+                and time.monotonic() >= self._postponed.get(file.path.name, 0)
+            ):
                 return file
         return None
 
     def _compress(self, file: Kept) -> None:
-        command = [sys.executable, "-m", "qmond.compress", self.config.compress, str(file.path)]
-        self._child = subprocess.Popen(command)  # noqa: S603 - our own program
-        if self._closing.is_set():
-            self._child.terminate()
-        if self._child.wait() != 0 and not self._closing.is_set() and file.path.exists():
-            self._unsuited.add(file.path.name)
+        """Have a file compressed; meanwhile what must go goes."""
+        command = (sys.executable, "-P", "-m", "qmond.compress", self.config.compress, file.path)
+        with subprocess.Popen(command) as child:  # noqa: S603 - our own program
+            self._child = child
+            while (status := _wait(child)) is None:
+                if self._closing.is_set() or file not in self._thinned():
+                    child.terminate()
         self._child = None
+        if status != 0 and not self._closing.is_set():
+            self._postponed[file.path.name] = time.monotonic() + _RETRY
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int | None:
+    """Wait for a process for a breath; returns its status once it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(_BREATH)
+    return None

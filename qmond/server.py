@@ -16,7 +16,7 @@ from typing import Final
 from qmond.access import Peer, Rights, admit, bind_unix, group_id, rights_of
 from qmond.clients import Batch, Client, Source
 from qmond.config import Socket
-from qmond.errors import InUseError, QmondError
+from qmond.errors import ConfigError, InUseError, QmondError
 from qmond.filters import without_content
 from qmond.protocol import EVERYTHING, Selection
 
@@ -67,6 +67,7 @@ class Hub:
         self.limits = limits
         self.source = source
         self.clients: set[Client] = set()
+        self.readers: set[asyncio.Task[None]] = set()
         self._dropped = 0  # by those that are gone
         self._groups = group_id(limits.group), group_id(limits.payload_group)
         self._server: asyncio.Server | None = None
@@ -94,12 +95,20 @@ class Hub:
             _log.info("there is no group %s: only root may connect", self.limits.group)
 
     def configure(self, limits: Socket, configured: int) -> None:
-        """Go by other limits, and groups, from here on; `configured` are the events that exist."""
-        self.limits = limits
+        """Go by other limits, and groups, from here on; `configured` are the events that exist.
+
+        Raises ConfigError, and then nothing has changed.
+        """
+        groups = group_id(limits.group), group_id(limits.payload_group)
+        if self._path and groups[0] != self._groups[0]:
+            try:
+                admit(self._path, groups[0])
+            except OSError as error:
+                fault = f"socket.group: {self._path} cannot be {limits.group}'s: {error.strerror}"
+                raise ConfigError([fault]) from error
+        self.limits, self._groups = limits, groups
         self.source = replace(self.source, configured=configured)
-        self._groups = group_id(limits.group), group_id(limits.payload_group)
         if self._path:
-            admit(self._path, self._groups[0])
             self._say_who_may()
 
     def broadcast(self, batch: Batch) -> None:
@@ -149,6 +158,7 @@ class Hub:
         if self._path:
             self._path.unlink(missing_ok=True)
         self._server.close()
+        self._server = None
         for client in tuple(self.clients):
             client.finish()
         with contextlib.suppress(TimeoutError):
@@ -157,6 +167,8 @@ class Hub:
                     await asyncio.sleep(0.01)
         for client in tuple(self.clients):
             client.abort()
+        if self.readers:
+            await asyncio.wait(self.readers, timeout=_FAREWELL)
 
 
 def _chosen(batch: Batch, selection: Selection, content: bool) -> tuple[bytes, int]:  # noqa: FBT001

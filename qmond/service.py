@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -37,7 +38,9 @@ _SOCKET: Final = "socket"
 _PATIENCE: Final = 30
 """Seconds by which the time to start or stop is extended, as long as there is progress."""
 _ASKING: Final = 5
-"""Seconds that systemd has to say whether the daemon is to be restarted."""
+"""Seconds that others have to say what comes after the end."""
+_SETTLED: Final = 10
+"""Seconds after which a failure is none of what the daemon began with."""
 
 
 class Service:
@@ -48,7 +51,8 @@ class Service:
         self._reread = reread
         self._notifier = sdnotify.SystemdNotifier()
         self._stop = asyncio.Event()
-        self._restarting = False
+        self._lending = False
+        """Whether the kernel side goes on to the next daemon."""
         self._told = ""
         self._daemon: Daemon
 
@@ -68,30 +72,58 @@ class Service:
             self._daemon = daemon = await stack.enter_async_context(self._started())
             metrics, group = Metrics(daemon), group_id(self._config.socket.group)
             exporter = Exporter(self._config.metrics, metrics.text, metrics.file, group)
-            async with asyncio.TaskGroup() as tasks:
-                work = [
-                    tasks.create_task(daemon.drain_forever()),
-                    tasks.create_task(daemon.tick_forever()),
-                    tasks.create_task(daemon.keep_house_forever(self._pulse)),
-                    tasks.create_task(exporter.serve_forever()),
-                    tasks.create_task(exporter.write_forever()),
-                ]
-                _log.info(
-                    "ready: socket %s, log %s",
-                    self._config.socket.path,
-                    daemon.log.path,
-                    extra=about(MessageId.START, version=__version__),
-                )
-                self._notifier.notify("READY=1")
-                await self._stop.wait()
-                self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_PATIENCE}000000")
-                self._restarting = bool(daemon.kernel.kept) and await _is_restart()
-                for task in work:
-                    task.cancel()
-        if self._restarting:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    work = [
+                        tasks.create_task(daemon.drain_forever()),
+                        tasks.create_task(daemon.rounds.tick_forever()),
+                        tasks.create_task(daemon.rounds.keep_house_forever(self._pulse)),
+                        tasks.create_task(exporter.serve_forever()),
+                        tasks.create_task(exporter.write_forever()),
+                    ]
+                    _log.info(
+                        "ready: socket %s, log %s",
+                        self._config.socket.path,
+                        daemon.log.path,
+                        extra=about(MessageId.START, version=__version__),
+                    )
+                    self._notifier.notify("READY=1")
+                    await self._stop.wait()
+                    await self._prepare_end(daemon)
+                    for task in work:
+                        task.cancel()
+            except BaseExceptionGroup:
+                # as after kill -9; but what failed at once would fail again with the same records
+                lasted = time.monotonic() - daemon.started > _SETTLED
+                self._lending = lasted and bool(daemon.kernel.kept)
+                raise
+        if self._lending:
             _log.info("handed over", extra=about(MessageId.HANDED_OVER))
         else:
             _log.info("stopped", extra=about(MessageId.STOP))
+
+    async def _prepare_end(self, daemon: Daemon) -> None:
+        """See whether another daemon follows; then what takes time is done while lines move on."""
+        self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_PATIENCE}000000")
+        if not daemon.kernel.kept or not await _is_restart():
+            return
+        self._lending = await self._fits_next(daemon.kernel.signature)
+        if self._lending:
+            await daemon.hub.close()
+            await daemon.allocations.close()
+
+    async def _fits_next(self, signature: str) -> bool:
+        """Whether the daemon that is installed now can go on where this one ends."""
+        try:
+            ring = self._reread().ring.size
+        except ConfigError as error:
+            _log.error("the next daemon will not start: %s", error)
+            return False
+        said = await _answer(sys.executable, "-P", "-m", "qmond.startup", str(ring))
+        if said and said.strip() != signature:
+            _log.warning("the next daemon needs another kernel side: this one's ends here")
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def _started(self) -> AsyncIterator[Daemon]:
@@ -109,16 +141,16 @@ class Service:
             except OSError as error:
                 raise QmondError(f"{error.filename or path}: {error.strerror}") from error
             log = EventLog(config.log, group_id(config.socket.group))
-            stack.callback(log.close)
+            stack.callback(lambda: log.close(sync=not self._lending))
             kernel = await self._obtain(Options(ring=config.ring.size), handed)
-            stack.callback(lambda: kernel.close(lend=self._restarting))
+            stack.callback(lambda: kernel.close(lend=self._lending))
             daemon = Daemon(config, kernel, log, self._reload)
             stack.callback(daemon.close)
             stack.push_async_callback(daemon.allocations.close)
             await daemon.hub.listen(path, listener)
             stack.push_async_callback(daemon.hub.close)
             daemon.begin()
-            stack.callback(lambda: None if self._restarting else daemon.end())
+            stack.callback(lambda: None if self._lending else daemon.end())
             have_precedence()
             loop = asyncio.get_running_loop()
             loop.add_reader(daemon.steps.fd, daemon.follow_clock)
@@ -185,14 +217,19 @@ async def _is_restart() -> bool:
     unit = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("/")[2]
     if not os.environ.get("NOTIFY_SOCKET") or not unit.endswith(".service"):
         return False
-    command = ("systemctl", "list-jobs", "--no-legend", "--plain", unit)
+    said = await _answer("systemctl", "list-jobs", "--no-legend", "--plain", unit)
+    jobs = [line.split()[1:] for line in said.splitlines()]
+    _log.info("systemd's job: %s", " ".join(jobs[0]) if jobs else "none")
+    return [unit, "restart"] in [job[:2] for job in jobs]
+
+
+async def _answer(*command: str) -> str:
+    """Return what a command prints; nothing where it has no answer in good time."""
     try:
         async with asyncio.timeout(_ASKING):
             asked = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
             said, _ = await asked.communicate()
     except (OSError, TimeoutError) as error:
-        _log.warning("systemd did not say whether this is a restart: %s", error or "no answer")
-        return False
-    jobs = [line.split()[1:] for line in said.decode(errors="replace").splitlines()]
-    _log.info("systemd's job: %s", " ".join(jobs[0]) if jobs else "none")
-    return [unit, "restart"] in [job[:2] for job in jobs]
+        _log.warning("%s did not answer: %s", command[0], error or "it took too long")
+        return ""
+    return said.decode(errors="replace")

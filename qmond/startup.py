@@ -2,14 +2,18 @@
 
 Its descriptors and the journal are in systemd's store, so that probes and ring outlive a daemon
 that ends abruptly. The next one takes them if they are what it would load itself, and goes on.
+
+`python -m qmond.startup RING` prints the signature of what an installation would load, for a daemon
+that is about to be followed by another.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,9 +22,9 @@ from qmond import procfs, store
 from qmond.bpf.load import Options, fingerprint, names
 from qmond.bpf.probes import Probes
 from qmond.eventlog import EventLog
-from qmond.journal import Journal, State
+from qmond.journal import LAYOUT, Journal, State
 
-__all__ = ["Kernel", "boot_id", "have_precedence", "limits", "next_seq", "obtain"]
+__all__ = ["Kernel", "boot_id", "have_precedence", "limits", "next_seq", "obtain", "signature"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +40,14 @@ class Kernel:
     probes: Probes
     journal: Journal
     state: State | None
+    signature: str
     kept: tuple[str, ...]
     """What of it is in the descriptor store, by the names there."""
+
+    def detach(self) -> None:
+        """Take it off the host, and out of the store."""
+        store.forget(self.kept)
+        self.probes.detach()
 
     def close(self, *, lend: bool = False) -> None:
         """Detach it, in the store too; or `lend` what is there to the next daemon."""
@@ -47,33 +57,44 @@ class Kernel:
         self.journal.close()
 
 
+def signature(options: Options) -> str:
+    """Return what tells whether one daemon can go on where another ended."""
+    return fingerprint(options, LAYOUT)
+
+
+def _taken(options: Options, descriptors: dict[str, int], kept: tuple[str, ...]) -> Kernel | None:
+    """Return the kernel side that another daemon left; None where nobody knows its state."""
+    try:
+        journal = Journal(descriptors.pop(_JOURNAL))
+        probes = Probes(descriptors, options)
+        state = journal.state(probes.ring.consumed[0])
+    except (OSError, ValueError) as error:
+        _log.warning("what another daemon left is damaged: %s", error)
+        return None
+    if state is None:
+        return None
+    _log.info("going on with the probes of the daemon before, at seq %d", state.seq)
+    return Kernel(probes, journal, state, signature(options), kept)
+
+
 def obtain(options: Options, found: Mapping[str, int]) -> Kernel:
     """Take the kernel side from what was `found` in the store where it fits, otherwise load one.
 
     Raises LoadError.
     """
-    prefix = fingerprint(options) + "."
-    ours = {name.removeprefix(prefix).replace(".", ":", 1): fd for name, fd in found.items()}
-    if set(ours) == names() | {_JOURNAL}:
-        journal = Journal(ours.pop(_JOURNAL))
-        probes = Probes(ours, options)
-        if (state := journal.state(probes.ring.consumed[0])) is not None:
-            _log.info("going on with the probes of the daemon before, at seq %d", state.seq)
-            return Kernel(probes, journal, state, tuple(found))
-        probes.close()
-        journal.close()
-        found_left: Iterable[int] = ()
-    else:
-        found_left = found.values()
+    ours = signature(options)
+    named = {name.removeprefix(f"{ours}.").replace(".", ":", 1): fd for name, fd in found.items()}
+    if set(named) == names() | {_JOURNAL} and (kernel := _taken(options, named, tuple(found))):
+        return kernel
     if found:
         _log.warning("what is in the descriptor store does not fit this qmond: loading anew")
         store.forget(found)
-        for fd in found_left:
+        for fd in found.values():
             os.close(fd)
     probes, journal = Probes.load(options), Journal()
     everything = probes.descriptors | {_JOURNAL: journal.fd}
-    kept = {prefix + name.replace(":", ".", 1): fd for name, fd in everything.items()}
-    return Kernel(probes, journal, None, tuple(kept) if store.keep(kept) else ())
+    kept = {f"{ours}.{name.replace(':', '.', 1)}": fd for name, fd in everything.items()}
+    return Kernel(probes, journal, None, ours, tuple(kept) if store.keep(kept) else ())
 
 
 def limits(root: Path) -> list[str]:
@@ -109,3 +130,7 @@ def have_precedence() -> None:
 def boot_id() -> str:
     """Return which boot of the host this is."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(signature(Options(ring=int(sys.argv[1]))) + "\n")

@@ -18,6 +18,7 @@ from qmond.config import Socket
 from qmond.errors import RequestError
 from qmond.events import NUMBER
 from qmond.filters import Filter
+from qmond.logfile import Position
 from qmond.protocol import LineReader, parse_request, parse_selection
 from qmond.server import Hub
 from qmond.verbs import Verb
@@ -88,7 +89,7 @@ async def storm(count: int, seed: int) -> int:
             about=lambda: {"newest": 1},
             dropped=lambda lost: b'{"event":"DROPPED","count":%d}\n' % lost,
             log=Path(name),
-            end=lambda: (0, 0),
+            end=lambda: Position(0, 0, 0),
             numbered=True,
             tree=lambda _: [],
         )

@@ -32,6 +32,18 @@ def test_a_loss_is_told_once_by_stage_and_event() -> None:
     assert accounts.newly_lost({"READ": Counter(9, 5)}) == {"ring": {"READ": 1}}
 
 
+def test_what_the_log_lacks_is_owed_until_it_is_told() -> None:
+    accounts = Accounts()
+    accounts.count(Counts(LOST=1), logged=False)
+    assert not accounts.owes_log(), "or each that is lost would make the next one"
+    accounts.count(Counts(WRITE=2), logged=False)
+    assert accounts.newly_lost({"WRITE": Counter(9, 4)}, ["ring"]) == {"ring": {"WRITE": 4}}
+    assert accounts.owes_log()
+    accounts.count(Counts(WRITE=3), logged=False)
+    assert accounts.newly_lost({"WRITE": Counter(9, 4)}) == {"log": {"LOST": 1, "WRITE": 5}}
+    assert not accounts.owes_log()
+
+
 def test_advice_names_the_key_to_turn() -> None:
     accounts = Accounts()
     kernel = {"READ": Counter(9, 2), "WRITE": Counter(90, 40)}

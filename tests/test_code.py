@@ -66,6 +66,7 @@ ORDER = [
     "metrics",
     "scrape",
     "forward",
+    "rounds",
     "daemon",
     "service",
     "__main__",
@@ -164,6 +165,7 @@ TESTED_TOGETHER = {
     "scrape": "test_metrics",
     "journald": "test_messages",
     "forward": "test_messages",
+    "rounds": "root/test_faults",
     "verbs": "root/test_socket",
 }
 """Modules whose tests stand in another's file."""

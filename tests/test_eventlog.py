@@ -3,12 +3,14 @@
 import errno
 import gzip
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from qmond.errors import InUseError, LogError
 from qmond.eventlog import EventLog
 from qmond.history import History
 from qmond.logfile import kept_files, new_name
-from qmond.retention import surplus
+from qmond.logkeeper import LogKeeper
+from qmond.retention import room, surplus
 
 
 def open_log(path: Path, size: int = 100, files: int = 16, **more: object) -> EventLog:
@@ -392,6 +395,237 @@ def test_every_way_to_the_disk_writes_the_same(tmp_path: Path, sync: object) -> 
         log.check()
     log.close()
     assert rows(tmp_path) == [row(number) for number in range(50)]
+
+
+def test_what_the_disk_did_not_take_is_said_once_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Buffered writes succeed, and the disk is sick: that shows when they go to it. Played."""
+    asked = []
+
+    class Disk:
+        sick = True
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def fdatasync(self, fd: int) -> None:
+            asked.append(fd)
+            if self.sick:
+                raise OSError(errno.EIO, "sick")
+
+    disk = Disk()
+    monkeypatch.setattr("qmond.eventlog.os", disk)
+    log = open_log(tmp_path, size=10_000, sync=0.1)
+    log.write(row(1))
+    for _ in range(4):
+        log.check()
+        time.sleep(0.01)
+    assert caplog.text.count("written lines may not be on the disk") == 1
+    assert len(asked) > 1, "nothing new was written, and still"
+    disk.sick = False
+    for _ in range(3):
+        log.check()
+        time.sleep(0.01)
+    tried = len(asked)
+    for _ in range(3):
+        log.check()
+        time.sleep(0.01)
+    assert len(asked) == tried, "all is on the disk"
+    log.close()
+
+
+def test_is_in_trouble_until_it_can_be_written_though_nothing_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmond.logkeeper._CALM", 0.0)
+    folder = tmp_path / "log"
+    log = open_log(folder)
+    keeper = LogKeeper(log, Counter())
+    assert keeper.write(row(1))
+    shutil.rmtree(folder)
+    folder.touch()
+    keeper.check()
+    keeper.check()
+    assert keeper.failing
+    folder.unlink()
+    keeper.check()
+    keeper.check()
+    assert not keeper.failing
+    assert keeper.write(row(2))
+    log.close()
+
+
+def test_an_empty_log_goes_on_after_what_is_compressed(tmp_path: Path) -> None:
+    log = open_log(tmp_path, size=10_000, compress="gzip", compress_delay=0.0)
+    for number in range(1, 101):
+        log.write(row(number))
+    log.rotate()
+    settle(log)
+    log.close()
+    assert [path.suffix for path in tmp_path.glob("events-*")] == [".gz"]
+    log = open_log(tmp_path)
+    assert log.last_line()["seq"] == 100
+    log.close()
+    next(tmp_path.glob("*.gz")).write_bytes(b"garbage")
+    log = open_log(tmp_path)
+    assert log.last_line() == {}
+    log.close()
+
+
+def test_what_was_written_after_an_end_is_taken_back(tmp_path: Path) -> None:
+    log = open_log(tmp_path, size=10_000)
+    log.write(b"one\n")
+    end = log.end
+    assert log.cut(end) == 0
+    log.write(b"two\n")
+    assert log.cut(end) == 4
+    assert rows(tmp_path) == [b"one\n"]
+    log.rotate()
+    log.write(b"three\n")  # in a file that was begun since
+    assert log.cut(end) == 6
+    log.write(b"four\n")
+    other = end._replace(device=end.device + 1)
+    assert log.cut(other) == 0, "the same number on another disk is another log"
+    log.close()
+    assert rows(tmp_path) == [b"one\n", b"four\n"]
+
+
+def test_half_a_line_is_taken_back_though_another_program_cut_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Disk:
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def write(self, fd: int, lines: bytes) -> int:
+            if len(lines) > 40:
+                return os.write(fd, bytes(lines)[:40])
+            raise OSError(errno.ENOSPC, "full")
+
+    log = open_log(tmp_path, size=10_000)
+    log.write(row(1))
+    os.truncate(tmp_path / "events.jsonl", 0)
+    with monkeypatch.context() as patch, pytest.raises(LogError, match="full"):
+        patch.setattr("qmond.eventlog.os", Disk())
+        log.write(row(2))
+    log.write(row(3))
+    log.close()
+    assert (tmp_path / "events.jsonl").read_bytes() == row(3)
+
+
+def test_old_files_go_while_another_is_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compressor takes for ever: on a host that has no time for it."""
+
+    def never_ends(_command: object) -> subprocess.Popen[bytes]:
+        return real(["sleep", "60"])
+
+    real = subprocess.Popen
+    log = open_log(tmp_path, files=3, compress="zstd", compress_delay=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("qmond.retention._BREATH", 0.01)
+        patch.setattr("qmond.retention.subprocess.Popen", never_ends)
+        most = 0
+        for _ in range(50):
+            log.write(b"x" * 99 + b"\n")
+            log.check()
+            time.sleep(0.02)
+            most = max(most, len(list(tmp_path.glob("events-*"))))
+        assert most <= 8
+        log.close()
+
+
+def test_a_compression_that_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log(tmp_path, size=10_000, compress="zstd", compress_delay=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("qmond.retention.sys.executable", "/bin/false")
+        log.write(row(1))
+        log.rotate()
+        settle(log)
+    assert [path.suffix for path in tmp_path.glob("events-*")] == [".jsonl"]
+    log.retention.look(now=True)
+    settle(log)
+    assert [path.suffix for path in tmp_path.glob("events-*")] == [".jsonl"], "not at once"
+    log.retention._postponed = dict.fromkeys(log.retention._postponed, 0.0)  # that time is over
+    log.retention.look(now=True)
+    settle(log)
+    log.close()
+    assert [path.suffix for path in tmp_path.glob("events-*")] == [".zst"]
+
+
+def test_names_of_the_future_do_not_stop_what_is_due(tmp_path: Path) -> None:
+    (tmp_path / "events-29991231T235959.999999Z.jsonl").write_bytes(row(1))
+    (tmp_path / "events-20269999T000000.000000Z.jsonl").touch()  # no moment, and none of ours
+    log = open_log(tmp_path, compress="zstd", compress_delay=0.0)
+    log.write(row(2))
+    log.rotate()
+    settle(log)
+    log.close()
+    assert [path.suffix for path in tmp_path.glob("events-[23]*00*Z.*")].count(".zst") == 1
+    assert rows(tmp_path)[:2] == [row(1), row(2)]
+    assert sorted(file.path.suffix for file in kept_files(tmp_path)) == [".zst", ".zst"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_the_end_of_a_removed_file_waits_for_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1M") as disk:
+        log = open_log(disk, size=10_000_000)
+        log.check()
+        log.write(row(1) * 10_000)
+        filler = disk / "filler"
+        filler.write_bytes(bytes(350_000))
+        (disk / "events.jsonl").unlink()
+        for _ in range(3):
+            with pytest.raises(LogError, match="No space left"):
+                log.check()
+        filler.unlink()
+        log.check()
+        log.write(row(2))
+        log.close()
+        assert rows(disk) == [*[row(1)] * 10_000, row(2)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_files_that_are_read_are_not_removed_for_nothing(tmp_path: Path) -> None:
+    """They give their room back only when they are closed."""
+    with small_disk(tmp_path / "disk", "4M") as disk, ExitStack() as stack:
+        log = open_log(disk, size=100_000, files=1000)
+        for _ in range(20):
+            log.write(b"x" * 99_999 + b"\n")
+        for path in disk.glob("events-*"):
+            stack.enter_context(path.open("rb"))
+        log.configure(replace(log._config, min_free=room(log._config) + 150_000))
+        settle(log)
+        for _ in range(10):
+            log.check()
+            settle(log)
+        assert log.retention.files == 17, "two give enough"
+        log.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_torn_end_on_a_full_disk_stops_nobody(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1M") as disk:
+        (disk / "events.jsonl").write_bytes(row(1) + b"x" * 500_000)
+        (disk / "filler").write_bytes(bytes(500_000))
+        log = open_log(disk)
+        log.write(row(2))
+        log.close()
+        assert rows(disk) == [row(1), row(2)]
+        assert not list(disk.glob("*.torn"))
+
+
+def test_another_daemon_disturbs_no_rotation(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    (tmp_path / "events.new").touch()  # as in the middle of one
+    with pytest.raises(InUseError):
+        open_log(tmp_path)
+    assert (tmp_path / "events.new").exists()
+    log.close()
 
 
 def test_has_one_writer(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from qmond.history import History, Position, number_of
+from qmond.history import History, number_of
+from qmond.logfile import Position
 
 
 def line(number: int, event: str = "READ", second: int = 0) -> bytes:
@@ -60,7 +62,7 @@ def test_from_a_moment_on(log: list[Path]) -> None:
 
 
 def test_up_to_a_place(log: list[Path]) -> None:
-    place = Position(log[2].stat().st_ino, len(span(41, 45)))
+    place = Position.at(log[2].stat(), len(span(41, 45)))
     with History(log[0].parent, place) as history:
         assert numbers(history.lines()) == list(range(1, 46))
         assert [numbers(lines) for lines in history.backwards()] == [
@@ -154,3 +156,63 @@ def test_a_torn_line_is_nobodys(tmp_path: Path) -> None:
     with History(tmp_path) as history:
         assert list(history.lines()) == []
         assert history.oldest() is None
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_came_after_the_end_is_no_part_of_it(log: list[Path], compressed: bool) -> None:  # noqa: FBT001
+    """The file was rotated since, and another one after it."""
+    end = Position.at(log[2].stat(), len(span(41, 45)))
+    renamed = log[0].with_name("events-20261125T080000.000000Z.jsonl")
+    log[2].rename(renamed)
+    later = log[0].with_name("events-20261126T080000.000000Z.jsonl")
+    later.write_bytes(span(51, 60))
+    log[2].write_bytes(span(61, 70))
+    with History(log[0].parent, end) as history:
+        if compressed:  # while it is read
+            renamed.with_name(renamed.name + ".zst").write_bytes(
+                zstandard.compress(renamed.read_bytes())
+            )
+            renamed.unlink()
+        assert numbers(history.lines()) == list(range(1, 46))
+    renamed.write_bytes(span(41, 50))
+    end = Position.at(renamed.stat(), len(span(41, 45)))
+    with History(log[0].parent, end) as history:
+        assert numbers(next(history.backwards())) == list(range(41, 46))
+    with History(log[0].parent, end) as history:
+        assert numbers(history.numbers(44)) == [44, 45]
+    with History(log[0].parent, end) as history:
+        assert numbers(history.since(1795420800 + 42.5)) == [43, 44, 45]
+
+
+@pytest.mark.parametrize("suffix", [".zst", ".gz"])
+def test_a_damaged_file_ends_where_it_is_damaged(
+    log: list[Path], suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = span(1, 20_000)
+    packed = zstandard.compress(whole) if suffix == ".zst" else gzip.compress(whole)
+    half = len(packed) // 2
+    log[0].with_name(log[0].name + suffix).write_bytes(packed[:half] + b"\xff" * half)
+    log[0].unlink()
+    log[1].write_bytes(span(20_001, 20_020))
+    log[2].write_bytes(span(20_021, 20_030))
+    with History(log[0].parent) as history:
+        found = numbers(history.lines())
+        *rows, gap = [row for row in history.numbers(1, 20_010) if b"GAP" in row]
+    assert found[-30:] == list(range(20_001, 20_031))
+    assert rows == []
+    assert json.loads(gap)["to_seq"] == 20_000
+    assert f"{log[0].name}{suffix} cannot be read to its end: damaged" in caplog.text
+
+
+def test_it_waits_for_a_rotation_that_is_under_way(log: list[Path]) -> None:
+    fresh = log[2].with_name("events.new")
+    fresh.write_bytes(span(51, 55))
+    log[2].rename(log[0].with_name("events-20261125T080000.000000Z.jsonl"))
+    ended = threading.Timer(0.1, lambda: fresh.rename(log[2]))
+    ended.start()
+    with History(log[0].parent) as history:
+        assert numbers(history.lines()) == list(range(1, 56))
+    ended.join()
+    log[2].unlink()
+    with pytest.raises(FileNotFoundError):
+        History(log[0].parent)

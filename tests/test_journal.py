@@ -5,17 +5,18 @@ from collections import Counter
 from struct import pack
 
 from qmond.journal import Journal, State
+from qmond.logfile import Position
 
 
 def state(consumed: int, seq: int) -> State:
     books = {"made": Counter(START=1), "written": Counter(READ=seq)}
-    return State(consumed, seq, 77, seq * 100, books)
+    return State(consumed, seq, Position(7, 77, seq * 100), books)
 
 
 def seen(journal: Journal, consumed: int) -> tuple[int, int, int] | None:
     if (found := journal.state(consumed)) is None:
         return None
-    return (found.seq, found.log_bytes, found.books["written"]["READ"])
+    return (found.seq, found.end.offset, found.books["written"]["READ"])
 
 
 def test_the_next_daemon_reads_what_the_last_one_wrote() -> None:

@@ -16,6 +16,7 @@ from qmond.config import Socket
 from qmond.encode import Encoder
 from qmond.errors import InUseError
 from qmond.events import NUMBER
+from qmond.logfile import Position
 from qmond.server import Hub, Lock
 from qmond.verbs import Verb
 
@@ -70,7 +71,7 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
             about=lambda: {"boot_id": "boot", "newest": 100},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
             log=path.parent,
-            end=lambda: (log.stat().st_ino, log.stat().st_size),
+            end=lambda: Position.at(log.stat(), log.stat().st_size),
             numbered=True,
             tree=lambda pid: [pid + 1],
         )

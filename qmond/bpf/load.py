@@ -72,6 +72,7 @@ MAPS: Final = (
     "counters",
     "buckets",
     "statistics",
+    "others",
     "handlers",
 )
 
@@ -92,10 +93,13 @@ def names() -> set[str]:
     return links | {f"map:{name}" for name in MAPS} | {"program:on_allocation"}
 
 
-def fingerprint(options: Options) -> str:
-    """Return what tells whether a kernel side that runs is the one that would be loaded now."""
+def fingerprint(options: Options, *more: str) -> str:
+    """Return what tells whether a kernel side that runs is the one that would be loaded now.
+
+    `more` is what else has to be the same.
+    """
     parts = [header(), (_HERE / "qmon.c").read_text(), repr(pack(platform.machine()))]
-    parts += [repr(options), platform.release(), str(possible_cpus()), repr(OFFSETS)]
+    parts += [repr(options), platform.release(), str(possible_cpus()), repr(OFFSETS), *more]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -106,10 +110,11 @@ def load(options: Options) -> dict[str, int]:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     noise = os.memfd_create("qmond-loader")
+    words = json.dumps(asdict(options))
     with ours, os.fdopen(noise, "rb") as said:
         with theirs:
             child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", __name__, str(theirs.fileno()), json.dumps(asdict(options))],
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), words],
                 stdin=subprocess.DEVNULL,
                 stdout=noise,
                 stderr=noise,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from struct import pack, unpack
 from typing import Final, Self
 
@@ -104,6 +104,7 @@ class Probes:
         self._statistics = Map(
             descriptors["map:statistics"], _STATISTIC_KEY.size, _STATISTIC.size, cpus=cpus
         )
+        self._others = Map(descriptors["map:others"], 4, _STATISTIC.size, cpus=cpus)
         self._wanted: Settings | None = None
         # that of the statistics goes on where another daemon left it
         self._generation: int = _SETTINGS.unpack_from(self._settings[_ZERO])[2]
@@ -207,9 +208,8 @@ class Probes:
         collect it after that.
         """
         ended, self._generation = self._generation, self._generation + 1 & 0xFFFFFFFF
-        others = _STATISTIC_KEY.pack(self._generation, OTHERS)
         none = bytes(_STATISTIC.size * possible_cpus())
-        self._statistics[others] = none
+        self._others[pack("=I", self._generation & 1)] = none
         if self._wanted is not None:
             self.configure(self._wanted)
         return ended
@@ -219,15 +219,18 @@ class Probes:
         ended = [key for key in self._statistics if _STATISTIC_KEY.unpack(key)[0] == generation]
         found = {}
         for key in ended:
-            rows = _STATISTIC.iter_unpack(self._statistics[key])
-            total = sum((Statistic(*row) for row in rows), Statistic())
+            found[_STATISTIC_KEY.unpack(key)[1]] = _sum(self._statistics[key])
             del self._statistics[key]
-            if total != Statistic():
-                found[_STATISTIC_KEY.unpack(key)[1]] = total
-        return found
+        others = _sum(self._others[pack("=I", generation & 1)])
+        return found | ({OTHERS: others} if others != Statistic() else {})
 
     def detach(self) -> None:
-        """Take every tracepoint off; no program of theirs runs any more afterwards."""
+        """Take every tracepoint off; no event is recorded any more afterwards.
+
+        Not even where others hold them, too, such as a descriptor store that is being emptied.
+        """
+        if self._wanted is not None:
+            self.configure(replace(self._wanted, mask=0, prefixes=()))
         for name in [name for name in self.descriptors if name.startswith("link:")]:
             os.close(self.descriptors.pop(name))
         synchronize()
@@ -240,6 +243,11 @@ class Probes:
         for descriptor in self.descriptors.values():
             os.close(descriptor)
         self.descriptors = {}
+
+
+def _sum(rows: bytes) -> Statistic:
+    """Return a figure of all CPUs."""
+    return sum((Statistic(*row) for row in _STATISTIC.iter_unpack(rows)), Statistic())
 
 
 def _patterns(prefixes: tuple[bytes, ...]) -> bytes:

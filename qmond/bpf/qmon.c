@@ -32,6 +32,8 @@ BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
 BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
 BPF_PERCPU_ARRAY(counters, struct qmon_counter, EVENT_COUNT);
 BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, 8192);
+/* the sums of those who found no room there, in this interval and in that before: by its last bit */
+BPF_PERCPU_ARRAY(others, struct qmon_statistic, 2);
 /* tokens of a process for an event, where that is limited */
 BPF_HASH(buckets, struct qmon_bucket_key, struct qmon_bucket, 16384);
 /* tid → a call whose memory could not be read at its entry: tried again at its exit */
@@ -785,8 +787,8 @@ static always struct qmon_statistic *the_statistic(void)
 	row = statistics.lookup(&key);
 	if (row)
 		return row;
-	key.pid = OTHERS;
-	return statistics.lookup(&key);
+	int last = key.generation & 1;
+	return others.lookup(&last);
 }
 
 int on_mmap(struct bpf_raw_tracepoint_args *ctx)
