@@ -90,7 +90,7 @@ class Rotate:
     """When a log file is full, in bytes, or old enough, in seconds."""
 
     size: int = _key(values.size(64 << 10, 1 << 40), 64 << 20)
-    age: float = _key(values.seconds(0.1, 366 * _DAY), float(_DAY))
+    age: float = _key(values.seconds(1, 366 * _DAY), float(_DAY))
 
 
 @dataclass(frozen=True, slots=True)

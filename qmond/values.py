@@ -122,9 +122,9 @@ def sync(value: object) -> str | float:
     if isinstance(value, str) and value in {"never", "rotate", "batch"}:
         return value
     try:
-        return cast("float", seconds(0.1, 3600)(value))
+        return cast("float", seconds(1, 3600)(value))
     except ValueError as error:
-        raise ValueError("never, rotate, batch, or a time from 0.1s to 3600s") from error
+        raise ValueError("never, rotate, batch, or a time from 1s to 3600s") from error
 
 
 def rate(least: int, most: int) -> Parser:

@@ -14,7 +14,7 @@ from qmond.access import Rights
 from qmond.clients import Source
 from qmond.config import Socket
 from qmond.encode import Encoder
-from qmond.errors import InUseError
+from qmond.errors import ConfigError, InUseError
 from qmond.events import NUMBER
 from qmond.logfile import Position
 from qmond.server import Hub, Lock
@@ -93,6 +93,25 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
         assert hub.clients == set()
 
     asyncio.run(run())
+
+
+def test_a_group_that_the_socket_cannot_be_given_to_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a service that lacks CAP_CHOWN: played."""
+
+    def refuse(_path: Path, _group: int | None) -> None:
+        raise PermissionError(1, "not permitted")
+
+    async def scenario(hub: Hub, _connect: Connect) -> None:
+        before = hub.limits
+        monkeypatch.setattr("qmond.server.admit", refuse)
+        other = Socket(path=before.path, group="games", max_clients=1)
+        with pytest.raises(ConfigError, match=r"socket.group: .*games's: not permitted"):
+            hub.configure(other, 0)
+        assert (hub.limits, hub.source.configured) == (before, ALL)
+
+    play(tmp_path / "sock", scenario)
 
 
 def test_greets_answers_and_streams(tmp_path: Path) -> None:

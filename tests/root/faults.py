@@ -262,7 +262,7 @@ def killed(trial: Trial) -> Iterator[Row]:
 
 def rotated(trial: Trial) -> Iterator[Row]:
     """A new file every 100 ms."""
-    trial.start(trial.folder / "log", rotate={"age": "100ms"})
+    trial.start(trial.folder / "log")
     with trial.storm(2 * _LINES) as guest:
         while guest.poll() is None:
             trial.daemon.ctl("rotate")
