@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from test_client import HELLO, peer
 
 from qmond.ctl import main
 from qmond.ctl.doctor import Finding, check_host
@@ -15,7 +16,6 @@ GOOD = {
     "proc/sys/fs/binfmt_misc/qemu-arm": "enabled\ninterpreter /usr/bin/qemu-arm-static\n",
     "usr/bin/qemu-arm-static": "",
     "usr/bin/qemu-system-arm": "",
-    "var/log/qmond/x": "",
 }
 
 
@@ -31,7 +31,7 @@ def look(root: Path, **changed: str | None) -> dict[str, Finding]:
 
 def test_a_good_host(tmp_path: Path) -> None:
     found = look(tmp_path)
-    states = {name: finding.state for name, finding in found.items() if name != "disk"}
+    states = {name: finding.state for name, finding in found.items()}
     assert states == dict.fromkeys(("kernel", "btf", "lockdown", "binfmt_misc", "qemu-user"), "ok")
     assert found["qemu-user"].found.startswith("1 in")
 
@@ -64,5 +64,31 @@ def test_no_daemon_is_a_failure_with_advice(
     assert found["socket"]["state"] == "fail"
     assert "is the daemon running?" in found["socket"]["advice"]
     assert found["bcc"]["state"] == "ok"
+    assert found["disk"]["found"].endswith("for /var/log/qmond, the default of log.dir")
     assert main(["--socket", str(tmp_path / "none"), "doctor"]) == 1
     assert "fail  socket" in capsys.readouterr().out
+
+
+def test_the_disk_is_the_one_that_the_daemon_writes_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = {"path": str(tmp_path / "log/events.jsonl"), "failing": True}
+    status = {"limits": ["cannot fly"], "advice": ["raise ring.size"], "log": log}
+    answer = json.dumps({"id": 1, "ok": status}).encode() + b"\n"
+    with peer(tmp_path / "s", HELLO, answer):
+        main(["--socket", str(tmp_path / "s"), "doctor", "--json"])
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["socket"]["state"] == "ok"
+    assert found["disk"]["found"].endswith(f" MB free for {tmp_path}/log")
+    assert (found["limit"]["found"], found["losses"]["found"]) == ("cannot fly", "raise ring.size")
+    assert found["log"]["state"] == "fail"
+
+
+def test_what_lies_in_the_current_directory_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "importlib.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    main(["--socket", str(tmp_path / "none"), "doctor"])
+    assert "bcc" in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()

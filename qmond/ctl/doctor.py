@@ -29,6 +29,7 @@ __all__ = ["Finding", "add_arguments", "check_host", "run"]
 _KERNEL: Final = (6, 1)
 _FREE: Final = 1 << 30
 _GROUPS: Final = ("qmon", "qmon-payload")
+_LOG: Final = Path("/var/log/qmond")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_host(root: Path) -> Iterator[Finding]:
-    """Look at the host below a root: its kernel, its interpreters, its disk."""
+    """Look at the host below a root: its kernel, its interpreters."""
     yield _kernel(_text(root / "proc/sys/kernel/osrelease"))
     btf = root / "sys/kernel/btf/vmlinux"
     if os.access(btf, os.F_OK):
@@ -70,7 +71,6 @@ def check_host(root: Path) -> Iterator[Finding]:
     yield _lockdown(_text(root / "sys/kernel/security/lockdown"))
     yield from _binfmt(root / "proc/sys/fs/binfmt_misc")
     yield _interpreters(root / "usr/bin")
-    yield _disk(root / "var/log/qmond")
 
 
 def _text(path: Path) -> str:
@@ -122,10 +122,10 @@ def _interpreters(folder: Path) -> Finding:
     )
 
 
-def _disk(folder: Path) -> Finding:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+def _disk(folder: Path, whose: str = "") -> Finding:
+    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     free = shutil.disk_usage(there).free
-    found = f"{free >> 20} MB free for {folder}"
+    found = f"{free >> 20} MB free for {folder}{whose}"
     if free >= _FREE:
         return Finding("disk", "ok", found)
     return Finding("disk", "warn", found, "set log.keep lower, or log.dir to another disk")
@@ -135,7 +135,7 @@ def _bcc() -> Finding:
     script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('bcc') is None)"
     try:
         done = subprocess.run(  # noqa: S603 - the system's own Python, which has bcc
-            ["/usr/bin/python3", "-c", script], check=False, timeout=30
+            ["/usr/bin/python3", "-I", "-c", script], check=False, timeout=30
         )
         missing = done.returncode
     except (OSError, subprocess.TimeoutExpired):
@@ -165,12 +165,14 @@ def _socket(path: Path | None) -> Iterator[Finding]:
             status, about = client.status(), client.about
     except QmondError as error:
         yield Finding("socket", "fail", error.args[0], error.hint)
+        yield _disk(_LOG, ", the default of log.dir")
         if os.geteuid() != 0:
             yield _groups()
         return
     where = path or Path(os.environ.get("QMOND_SOCKET", DEFAULT_SOCKET))
     found = f"{where}: qmond {about['version']}, protocol {about['protocol']}"
     yield Finding("socket", "ok", found)
+    yield _disk(Path(status["log"]["path"]).parent)
     for limit in status["limits"]:
         yield Finding("limit", "warn", limit)
     for advice in status["advice"]:
