@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from conftest import Build, StartQmond
-from harness import Qmond, check_books, wait_until
+from harness import PATIENCE, Qmond, check_books, wait_until
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def totals(events: list[dict[str, object]]) -> dict[str, dict[str, int]]:
 def test_a_storm_is_written_to_the_last_event(qmond: StartQmond, build: Build) -> None:
     daemon = qmond()
     with storm(build, writes=300_000) as guest:
-        assert guest.wait(120) == 0
+        assert guest.wait(PATIENCE) == 0
     events = daemon.stop()
     row = totals(events)["WRITE"]
     assert row["seen"] == row["written"] + row["lost"]
@@ -76,7 +76,7 @@ def test_what_is_rare_gets_through_when_a_storm_fills_the_ring(
         for _ in range(20):
             command = ["qemu-aarch64-static", str(build("scenes", "aarch64")), "hold", "9"]
             with subprocess.Popen(command, stdin=subprocess.DEVNULL) as guest:
-                assert guest.wait(60) == 9
+                assert guest.wait(PATIENCE) == 9
             pids.append(guest.pid)
     daemon.end()
     check_books(daemon.stream())
@@ -113,7 +113,7 @@ def answered(daemon: Qmond) -> float:
 def test_a_limit_holds_events_back_and_says_how_many(qmond: StartQmond, build: Build) -> None:
     daemon = qmond(limits={"WRITE": "100/s", "SCHED_SWITCH": "10/s"})
     with storm(build, writes=50_000) as guest:
-        assert guest.wait(60) == 0
+        assert guest.wait(PATIENCE) == 0
         time.sleep(1.2)  # the last second's are told
     events = daemon.stop()
     rows = totals(events)
