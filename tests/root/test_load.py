@@ -91,6 +91,33 @@ def test_what_is_rare_gets_through_when_a_storm_fills_the_ring(
     assert {pid: ends[pid] for pid in pids} == dict.fromkeys(pids, 9)
 
 
+SLOW_TOTALS = """
+import time
+from qmond.reports import Reports
+def totals(self, totals=Reports.totals):
+    time.sleep(0.2)
+    return totals(self)
+Reports.totals = totals
+"""
+
+
+def test_the_books_close_when_it_stops_in_a_storm(qmond: StartQmond, build: Build) -> None:
+    """The guest never pauses, and has another CPU than the daemon where there is one.
+
+    What is still seen after the last drain is in the totals: they come late enough for that.
+    """
+    daemon = qmond(patch=SLOW_TOTALS, log={"rotate": {"size": "1G"}})
+    first, *_, last = sorted(os.sched_getaffinity(0)) * 2
+    os.sched_setaffinity(daemon.pid, {first})
+    with storm(build) as guest:
+        os.sched_setaffinity(guest.pid, {last})
+        daemon.write()
+        time.sleep(0.5)
+        daemon.end(patience=10)
+        assert guest.poll() is None
+    check_books(daemon.stream())
+
+
 def test_a_request_is_answered_during_a_storm(qmond: StartQmond, build: Build) -> None:
     daemon = qmond()
     with storm(build):
