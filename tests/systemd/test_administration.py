@@ -349,6 +349,20 @@ def test_a_client_may_come_before_the_daemon(machine: Machine) -> None:
     machine.run("systemctl stop qmond.socket qmond.service")
 
 
+def test_a_socket_outlives_a_stop_of_the_service(machine: Machine) -> None:
+    machine.run("systemctl enable --now qmond.socket 2>&1")
+    machine.run("systemctl start qmond.service")
+    assert status(machine)["uptime"] >= 0
+    machine.run("systemctl stop qmond.service 2>&1")
+    assert machine.run("systemctl is-active qmond.socket") == "active\n"
+    machine.run("systemctl start qmond.service")
+    assert status(machine)["uptime"] >= 0
+    machine.run("systemctl stop qmond.service 2>&1")
+    assert status(machine)["uptime"] >= 0, "the client's connection started it"
+    machine.run("systemctl disable --now qmond.socket 2>&1")
+    machine.run("systemctl stop qmond.service")
+
+
 def test_a_purge_leaves_nothing(machine: Machine) -> None:
     machine.run("systemctl start qmond")
     machine.run("apt-get purge -qq -y qmond 2>&1", timeout=60)
