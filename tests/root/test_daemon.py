@@ -22,16 +22,18 @@ from harness import PATIENCE, QMONCTL, Qmond, wait_until, waiting
 from qmond.bpf import load as module
 
 
-def bpf_objects() -> set[str]:
-    """Return the BPF programs, maps and links that processes have, by their descriptors."""
-    names = set()
+def bpf_objects(folder: Path) -> list[str]:
+    """Return the BPF programs, maps and links that this process has, and a daemon in a folder."""
+    names = []
     for link in Path("/proc").glob("[0-9]*/fd/*"):
+        process = link.parents[1]
         try:
             target = os.readlink(link)
+            environment = (process / "environ").read_bytes()
         except OSError:
             continue
-        if "bpf" in target:
-            names.add(f"{link} {target}")
+        if "bpf" in target and (process.name == str(os.getpid()) or bytes(folder) in environment):
+            names.append(f"{link} {target}")
     return names
 
 
@@ -48,13 +50,13 @@ def test_is_ready_in_two_seconds_and_small_and_has_no_bcc(qmond: StartQmond, bui
 
 
 def test_leaves_nothing_behind(qmond: StartQmond, tmp_path: Path) -> None:
-    others = bpf_objects()
+    assert bpf_objects(tmp_path) == []
     daemon = qmond()
     assert daemon.socket.exists()
-    assert bpf_objects() - others
+    assert bpf_objects(tmp_path) != []
     events = daemon.stop()
     assert [events[0]["event"], events[-1]["event"]] == ["START", "END"]
-    assert bpf_objects() <= others
+    assert bpf_objects(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "log",
         "notify",
