@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from qmond.client import Client
 
 GUESTS = Path(__file__).parent / "guests"
 COMPILERS = {
@@ -98,7 +101,37 @@ def waiting(*command: str | Path) -> Iterator[Waiting]:
         yield guest
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(10)
+        process.wait(PATIENCE)
+
+
+class Counting:
+    """A guest that writes numbers until it is told to end, whatever happens meanwhile."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    @property
+    def runs(self) -> bool:
+        """Whether it still does."""
+        return self._process.poll() is None
+
+    def end(self) -> list[str]:
+        """Tell it to end; returns all the lines that it wrote."""
+        last, _ = self._process.communicate(timeout=PATIENCE)
+        assert self._process.returncode == 0
+        return [f"{number:08}\n" for number in range(int(last) + 1)]
+
+
+@contextlib.contextmanager
+def counting(program: Path, *, some: int = 100, pause: int = 10) -> Iterator[Counting]:
+    """Start a guest that writes some numbers every so many milliseconds."""
+    command = ["qemu-aarch64-static", str(program), str(some), str(pause)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield Counting(process)
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -142,6 +175,8 @@ class Qmond:
     ready_after: float
     pid: int
     stored: dict[str, int]
+    heard: list[str]
+    attending: threading.Thread
     stopped: bool = False
 
     def stream(self) -> Iterator[dict[str, Any]]:
@@ -175,11 +210,28 @@ class Qmond:
         status: dict[str, Any] = json.loads(self.ctl("status", "--json").stdout)
         return status
 
-    def end(self) -> None:
+    def newest(self) -> int:
+        """Return the number of the last line."""
+        with Client(self.socket) as client:
+            return int(client.about["newest"])
+
+    def write(self) -> None:
+        """Wait until it has written something more."""
+        before = self.newest()
+        wait_until(lambda: self.newest() > before)
+
+    def end(self, patience: float = PATIENCE) -> None:
         """Stop in order."""
         self.stopped = True
         os.kill(self.pid, signal.SIGTERM)
-        assert self.process.wait(PATIENCE) == 0
+        assert self.process.wait(patience) == 0
+        self.attending.join()
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.stopped = True
+        kill(self.process, self.pid)
+        self.attending.join()
 
     def stop(self) -> list[dict[str, Any]]:
         """Stop in order, check the books, and return all events."""
@@ -229,31 +281,50 @@ def start_qmond(
     file.write_text(yaml.safe_dump(config))
     notify = folder / "notify"
     notify.unlink(missing_ok=True)
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
-        (folder / "stderr").open("ab") as said,
-    ):
-        notified.bind(str(notify))
-        notified.settimeout(PATIENCE)
-        began = time.monotonic()
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    channel.bind(str(notify))
+    began = time.monotonic()
+    with (folder / "stderr").open("ab") as said:
         process = subprocess.Popen(
             [*under, sys.executable, "-c", f"{patch}\n{_MAIN}", "--config", str(file)],
             env=os.environ | {"NOTIFY_SOCKET": str(notify)},
             pass_fds=tuple(stored.values()),
             stderr=said,
         )
-        try:
-            while (message := socket.recv_fds(notified, 4096, 1))[0] != b"READY=1":
-                keep(message[0], message[1], stored)
-        except (TimeoutError, AssertionError) as error:
-            process.kill()
-            process.wait()
-            raise AssertionError((folder / "stderr").read_text()) from error
-        took = time.monotonic() - began
-    pid = process.pid
-    if "--fork" in under:
-        (pid,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return Qmond(process, path, Path(log["dir"]), took, pid, stored)
+    heard: list[str] = []
+    attending = threading.Thread(target=attend, args=(channel, process, heard, stored))
+    attending.start()
+    try:
+        wait_until(lambda: "READY=1" in heard or not attending.is_alive())
+        assert "READY=1" in heard, "it has ended"
+    except AssertionError as error:
+        kill(process, daemon_of(process, under))
+        attending.join()
+        close(stored)
+        raise AssertionError((folder / "stderr").read_text()) from error
+    took = time.monotonic() - began
+    pid = daemon_of(process, under)
+    return Qmond(process, path, Path(log["dir"]), took, pid, stored, heard, attending)
+
+
+def attend(
+    channel: socket.socket,
+    process: subprocess.Popen[bytes],
+    heard: list[str],
+    stored: dict[str, int],
+) -> None:
+    """Be systemd for a daemon as long as it lives: hear what it tells, keep what it stores."""
+    channel.settimeout(0.05)
+    with channel:
+        while True:
+            try:
+                message, descriptors, *_ = socket.recv_fds(channel, 4096, 1)
+            except TimeoutError:
+                if process.poll() is not None:
+                    return
+            else:
+                keep(message, descriptors, stored)
+                heard.extend(message.decode().splitlines())
 
 
 def keep(message: bytes, descriptors: list[int], stored: dict[str, int]) -> None:
@@ -261,8 +332,33 @@ def keep(message: bytes, descriptors: list[int], stored: dict[str, int]) -> None
     lines = dict(line.partition("=")[::2] for line in message.decode().splitlines())
     if lines.get("FDSTORE") == "1":
         (stored[lines["FDNAME"]],) = descriptors
-    elif lines.get("FDSTOREREMOVE") == "1" and lines["FDNAME"] in stored:
+        return
+    if lines.get("FDSTOREREMOVE") == "1" and lines["FDNAME"] in stored:
         os.close(stored.pop(lines["FDNAME"]))
+    for fd in descriptors:  # of BARRIER=1: all before it is done
+        os.close(fd)
+
+
+def close(stored: dict[str, int]) -> None:
+    """Empty a descriptor store."""
+    while stored:
+        os.close(stored.popitem()[1])
+
+
+def daemon_of(process: subprocess.Popen[bytes], under: Sequence[str]) -> int:
+    """Return the daemon's process ID: where `unshare --fork` runs it, that is its child."""
+    if "--fork" not in under:
+        return process.pid
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0]) if children else process.pid
+
+
+def kill(process: subprocess.Popen[bytes], pid: int) -> None:
+    """End a daemon by SIGKILL, and so whoever runs it; it may have ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.kill(pid, signal.SIGKILL)
+    process.wait(PATIENCE)
 
 
 def hand_over(stored: dict[str, int]) -> str:
@@ -279,12 +375,12 @@ os.environ["LISTEN_FDNAMES"] = {":".join(stored)!r}
 
 
 def end_qmond(daemon: Qmond) -> None:
-    """Make sure that a test's daemon is gone, and that its books were right."""
-    if not daemon.stopped and daemon.process.poll() is None:
-        daemon.end()
-        check_books(daemon.stream())
-    if daemon.process.poll() is None:
-        daemon.process.kill()
-        daemon.process.wait()
-    while daemon.stored:
-        os.close(daemon.stored.popitem()[1])
+    """Make sure that a test's daemon is gone, and not by itself, and that its books were right."""
+    try:
+        if not daemon.stopped:
+            assert daemon.process.poll() is None, "it ended by itself"
+            daemon.end()
+            check_books(daemon.stream())
+    finally:
+        daemon.kill()
+        close(daemon.stored)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness import Waiting, wait_until, waiting
+from harness import PATIENCE, Waiting, wait_until, waiting
 from stage import (
     ARM64,
     BUSYBOX,
@@ -39,7 +39,7 @@ def killed(stage: Stage) -> Iterator[Row]:
     for scene in ("crash", "abort"):
         command = ["prlimit", "--core=0", *stage.scene(scene)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as guest:
-            ends.append((guest.pid, None, -guest.wait(20)))
+            ends.append((guest.pid, None, -guest.wait(PATIENCE)))
     with waiting(ARM64, stage.build("waits", "aarch64")) as idle:
         idle.kill()
     ends.append((idle.pid, None, 9))

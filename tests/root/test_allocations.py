@@ -29,6 +29,19 @@ def counted(events: list[dict[str, Any]], name: str, pid: int) -> int:
 @pytest.mark.parametrize("links", ["multi", "perf"])
 def test_counts_are_those_of_bpftrace(links: str, qmond: StartQmond, build: Build) -> None:
     """A guest that waits at both ends: what is counted in between is the same for both."""
+
+    def told() -> list[dict[str, Any]]:
+        """Return all events, when the figures of an interval are there that ended after now."""
+        with waiting("qemu-aarch64", build("waits", "aarch64")) as later:
+
+            def ended() -> list[dict[str, Any]]:
+                later.do(b"t")
+                events = daemon.events()
+                names = ("ALLOC_SUM", "FREE_SUM")
+                return events if all(counted(events, name, later.pid) for name in names) else []
+
+            return wait_until(ended)
+
     daemon = qmond(stats={"budget": "10000000/s"}, patch="" if links == "multi" else PERF)
     with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:
 
@@ -52,12 +65,10 @@ def test_counts_are_those_of_bpftrace(links: str, qmond: StartQmond, build: Buil
             assert other.stdout is not None
             while "on" not in other.stdout.readline():
                 pass
-            time.sleep(1.2)  # whatever came before is in an interval that has been told
-            before = daemon.events()
+            before = told()
             for _ in range(5):
                 guest.do(b"t")
-            time.sleep(1.2)
-            after = daemon.events()
+            after = told()
             other.send_signal(signal.SIGINT)
             said = other.stdout.read()
     true = {name: int(count) for name, count in re.findall(r"@(\w): (\d+)", said)}

@@ -17,20 +17,22 @@ from datetime import datetime
 from pathlib import Path
 
 from conftest import Build, StartQmond
-from harness import QMONCTL, Qmond, wait_until, waiting
+from harness import PATIENCE, QMONCTL, Qmond, wait_until, waiting
 
 from qmond.bpf import load as module
 
 
-def bpf_objects() -> list[str]:
-    """Return the names of this machine's BPF programs and maps that are qmond's, by its threads."""
+def bpf_objects(folder: Path) -> list[str]:
+    """Return the BPF programs, maps and links that this process has, and a daemon in a folder."""
     names = []
     for link in Path("/proc").glob("[0-9]*/fd/*"):
+        process = link.parents[1]
         try:
             target = os.readlink(link)
+            environment = (process / "environ").read_bytes()
         except OSError:
             continue
-        if "bpf" in target and link.parts[2] != str(os.getpid()):
+        if "bpf" in target and (process.name == str(os.getpid()) or bytes(folder) in environment):
             names.append(f"{link} {target}")
     return names
 
@@ -48,13 +50,13 @@ def test_is_ready_in_two_seconds_and_small_and_has_no_bcc(qmond: StartQmond, bui
 
 
 def test_leaves_nothing_behind(qmond: StartQmond, tmp_path: Path) -> None:
-    assert bpf_objects() == []
+    assert bpf_objects(tmp_path) == []
     daemon = qmond()
     assert daemon.socket.exists()
-    assert bpf_objects() != []
+    assert bpf_objects(tmp_path) != []
     events = daemon.stop()
     assert [events[0]["event"], events[-1]["event"]] == ["START", "END"]
-    assert bpf_objects() == []
+    assert bpf_objects(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "log",
         "notify",
@@ -67,8 +69,9 @@ def test_leaves_nothing_behind(qmond: StartQmond, tmp_path: Path) -> None:
 
 def test_sigint_stops_in_order_too(qmond: StartQmond) -> None:
     daemon = qmond()
+    daemon.stopped = True
     daemon.process.send_signal(signal.SIGINT)
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(PATIENCE) == 0
     assert daemon.events()[-1]["event"] == "END"
 
 
@@ -98,9 +101,7 @@ def test_a_second_daemon_on_the_same_socket_says_so_and_ends(
 
 def test_takes_over_the_socket_of_one_that_was_killed(qmond: StartQmond) -> None:
     first = qmond()
-    first.process.kill()
-    first.process.wait()
-    first.stopped = True
+    first.kill()
     assert first.socket.exists()
     assert qmond().status()["uptime"] > 0
 
@@ -224,9 +225,14 @@ def test_in_another_pid_namespace_it_works_by_the_hosts_procfs(
 
 def tail(daemon: Qmond, *arguments: str) -> subprocess.Popen[bytes]:
     """Start `qmonctl tail`, and wait until the daemon knows of it."""
+
+    def tailing() -> int:
+        return sum(client["tailing"] for client in daemon.status()["clients"])
+
+    before = tailing()
     command = [str(QMONCTL), "--socket", str(daemon.socket), "tail", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    wait_until(lambda: any(client["tailing"] for client in daemon.status()["clients"]))
+    wait_until(lambda: tailing() > before)
     return process
 
 
@@ -237,7 +243,7 @@ def test_tail_by_event_prints_that_event_alone_as_the_log_has_it(
     tailing = tail(daemon, "--event", "READ")
     subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"f", check=True)
     daemon.stop()
-    out, _ = tailing.communicate(timeout=20)
+    out, _ = tailing.communicate(timeout=PATIENCE)
     log = (daemon.log / "events.jsonl").read_bytes().splitlines()
     assert out.splitlines() == [line for line in log if json.loads(line).get("event") == "READ"]
     assert out
@@ -284,7 +290,7 @@ def test_tail_by_pid_prints_that_process_alone(qmond: StartQmond, build: Build) 
         threads = {int(task.name) for task in Path(f"/proc/{guest.pid}/task").iterdir()}
     daemon.of(guest.pid)
     daemon.stop()
-    lines = [json.loads(line) for line in tailing.communicate(timeout=20)[0].splitlines()]
+    lines = [json.loads(line) for line in tailing.communicate(timeout=PATIENCE)[0].splitlines()]
     assert any(event["event"] == "TRACK_FORK" for event in lines)
     for event in lines:
         assert guest.pid in (event.get("pid"), event.get("parent")) or threads & {
@@ -299,10 +305,10 @@ def test_tail_ends_after_n_and_when_its_reader_goes(qmond: StartQmond, build: Bu
     assert piped.stdout is not None
     piped.stdout.close()
     subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"f", check=True)
-    out, _ = counted.communicate(timeout=20)
+    out, _ = counted.communicate(timeout=PATIENCE)
     assert (len(out.splitlines()), counted.returncode) == (3, 0)
     subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"f", check=True)
-    assert piped.wait(20) == 0
+    assert piped.wait(PATIENCE) == 0
     wait_until(lambda: len(daemon.status()["clients"]) == 1)  # the one who asks
 
 
@@ -338,8 +344,8 @@ def test_a_client_that_does_not_read_delays_nobody_and_is_told(
     reader = threading.Thread(target=lambda: got.extend(stuck.stdout or ()))
     reader.start()
     events = daemon.stop()
-    reader.join(20)
-    stuck.wait(20)
+    reader.join(PATIENCE)
+    stuck.wait(PATIENCE)
     stuck.stdout.close()
     lines = [json.loads(line) for line in got]
     told = sum(line["count"] for line in lines if line.get("event") == "DROPPED")
@@ -442,11 +448,8 @@ def test_a_log_that_cannot_be_written_is_counted_and_clients_are_served(
         assert names == {name: row["written"] for name, row in counters.items() if row["written"]}
         for name, row in counters.items():
             assert row["seen"] == row["written"] + row["lost"] + row["suppressed"], name
-        daemon.stopped = True
-        daemon.process.terminate()
-        assert daemon.process.wait(20) == 0
-        assert tailing.communicate(timeout=20)[0].count(b'"EXIT"') == 2
+        daemon.end()
+        assert tailing.communicate(timeout=PATIENCE)[0].count(b'"EXIT"') == 2
     finally:
-        daemon.process.kill()
-        daemon.process.wait()
+        daemon.kill()
         subprocess.run(["umount", full], check=True)

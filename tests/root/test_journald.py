@@ -169,5 +169,4 @@ StepWatch.stepped = lambda self: not said and not said.append(1)
     subprocess.run(["qemu-aarch64-static", build("count", "aarch64"), "3"], check=True)
     back = journal.of(MessageId.LOG_BACK)[0]
     assert int(back["QMOND_LOST"]) > 1000
-    os.kill(daemon.pid, signal.SIGTERM)  # its log is where only it and journald see it
-    assert daemon.process.wait(PATIENCE) == 0
+    daemon.end()  # its log is where only it and journald see it

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import QMONCTL, Qmond, wait_until
+from harness import PATIENCE, QMONCTL, Qmond, wait_until
 from truth import whole_lines
 
 pytestmark = pytest.mark.root
@@ -124,7 +124,9 @@ def test_counts_are_those_of_strace(qmond: StartQmond, build: Build, tmp_path: P
 def test_an_orphan_of_natives_is_of_the_tree(qmond: StartQmond, tmp_path: Path) -> None:
     """Nobody watches the natives, and the one that joins it to the command has ended."""
     daemon = qmond()
-    script = f"((sleep 0.5; exec {EMULATED} echo late) & ); sleep 2"
+    os.mkfifo(tmp_path / "open")  # to be read until the orphan has ended
+    orphan = f"exec 9>{tmp_path}/open; sleep 0.5; exec {EMULATED} echo late"
+    script = f"(({orphan}) & ); cat {tmp_path}/open"
     done = execute(command(daemon, tmp_path / "run", "setsid", "-w", "sh", "-c", script))
     assert (done.returncode, done.stdout) == (0, b"late\n")
     _, events = bundle(tmp_path / "run")
@@ -133,14 +135,14 @@ def test_an_orphan_of_natives_is_of_the_tree(qmond: StartQmond, tmp_path: Path) 
 
 def test_who_lives_on_is_said(qmond: StartQmond, tmp_path: Path) -> None:
     daemon = qmond()
-    script = f"{EMULATED} sleep 4 & sleep 1"
-    began = time.monotonic()
+    begun = "until grep -q qemu /proc/$!/comm; do sleep 0.1; done"
+    script = f"{EMULATED} sleep {PATIENCE} & {begun}"
     words = command(daemon, tmp_path / "run", "sh", "-c", script)
     # the guest has what stdout is, so that a pipe's end would be that of the guest
     assert subprocess.run(words, check=False).returncode == 0
-    assert time.monotonic() - began < 4
     summary, _ = bundle(tmp_path / "run")
-    assert len(summary["running"]) == 1
+    (guest,) = summary["running"]
+    os.kill(guest, signal.SIGKILL)
     assert ": no end was seen\n" in (tmp_path / "run/tree.txt").read_text()
     wait_until(lambda: not daemon.status()["tracked"])
 
@@ -175,7 +177,7 @@ def test_signals_go_on_to_the_command(
     with subprocess.Popen(words, stderr=subprocess.PIPE) as recording:
         wait_until(lambda: daemon.status()["tracked"])
         recording.send_signal(number)
-        assert recording.wait(30) == 128 + number
+        assert recording.wait(PATIENCE) == 128 + number
     summary, events = bundle(tmp_path / "run")
     assert not summary["complete"]
     assert "switched off in the daemon's configuration: " in summary["missing"][0]
@@ -203,13 +205,13 @@ def test_an_archive_of_some_events(qmond: StartQmond, tmp_path: Path) -> None:
 
 def test_a_daemon_that_stops_meanwhile(qmond: StartQmond, tmp_path: Path) -> None:
     daemon = qmond()
-    words = command(daemon, tmp_path / "run", *EMULATED.split(), "sleep", "3")
-    with subprocess.Popen(words, stderr=subprocess.PIPE) as recording:
+    words = command(daemon, tmp_path / "run", *EMULATED.split(), "cat")
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as recording:
         wait_until(lambda: daemon.status()["tracked"])
         daemon.stop()
-        assert recording.wait(30) == 0
-        assert recording.stderr is not None
-        assert b"NOT COMPLETE: the daemon stopped" in recording.stderr.read()
+        _, said = recording.communicate(timeout=PATIENCE)
+    assert recording.returncode == 0
+    assert b"NOT COMPLETE: the daemon stopped" in said
     assert not bundle(tmp_path / "run")[0]["complete"]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Build, StartQmond
-from harness import Qmond, wait_until, waiting
+from harness import PATIENCE, Qmond, wait_until, waiting
 
 NO_RULE = {
     "architecture": """
@@ -146,7 +146,7 @@ def test_a_process_that_is_not_qemus_has_no_probes(
     with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:
         wait_until(lambda: is_counted(daemon, guest.pid))
         with subprocess.Popen([sys.executable, "-c", "import json"]) as other:
-            other.wait(20)
+            other.wait(PATIENCE)
         guest.do(b"t")
         time.sleep(0.3)
     counted = {

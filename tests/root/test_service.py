@@ -9,16 +9,13 @@ import os
 import signal
 import socket
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from conftest import Build, StartQmond
-from harness import Qmond, wait_until, waiting
+from harness import PATIENCE, Qmond, counting, wait_until, waiting
 
 from qmond.client import Client
 
@@ -102,86 +99,46 @@ qmond.service._is_restart = is_restart
 """
 
 
-def written(daemon: Qmond) -> object:
-    return daemon.status()["counters"].get("WRITE")
-
-
 def test_a_restart_is_a_handover(qmond: StartQmond, build: Build, tmp_path: Path) -> None:
     """SIGTERM in the middle of a storm, five times: not an event missing, none twice."""
     config = {"ring": {"size": "64M"}, "log": {"compress": "none"}}
     daemon = qmond(patch=RESTART, **config)
-    command = ["qemu-aarch64-static", str(build("count", "aarch64")), "300000"]
-    with subprocess.Popen(command) as guest:
+    gaps = []
+    with counting(build("count", "aarch64"), some=200, pause=5) as guest:
         for _ in range(5):
-            wait_until(partial(written, daemon))
-            daemon.process.terminate()
-            assert daemon.process.wait(20) == 0
-            daemon.stopped = True
+            daemon.write()
+            assert guest.runs
+            daemon.end()
+            ended = time.monotonic()
             daemon = qmond(patch=RESTART, stored=daemon.stored, **config)
-        assert guest.wait(120) == 0
+            gaps.append((ended, time.monotonic()))
+        daemon.write()
+        lines = guest.end()
     wait_until(lambda: daemon.status()["ring"]["used"] == 0)
-    daemon.process.terminate()
-    assert daemon.process.wait(20) == 0
-    daemon.stopped = True
+    daemon.end()
     daemon = qmond(stored=daemon.stored, **config)
     events = daemon.stop()
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
-    mine = [e["buf"] for e in events if e.get("event") == "WRITE" and e["pid"] == guest.pid]
-    assert mine == [f"{number:08}\n" for number in range(300_000)]
+    mine = [e for e in events if e.get("event") == "WRITE" and e["pid"] == guest.pid]
+    assert [e["buf"] for e in mine] == lines
+    assert all(any(ended < e["ts"] < again for e in mine) for ended, again in gaps)
     assert [e.get("event") for e in events].count("END") == 1
     assert "handed over" in (tmp_path / "stderr").read_text()
 
 
-@contextmanager
-def told(daemon: Qmond) -> Iterator[list[str]]:
-    """Hear what the daemon tells systemd, from here on."""
-    heard: list[str] = []
-    path = daemon.socket.with_name("notify")
-    path.unlink()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(path))
-        channel.settimeout(0.1)
-        done = threading.Event()
-
-        def listen() -> None:
-            while not done.is_set():
-                try:
-                    heard.extend(channel.recv(4096).decode().splitlines())
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        try:
-            yield heard
-        finally:
-            done.set()
-            thread.join()
-
-
-LATE = """
-import sdnotify
-class Notifier(sdnotify.SystemdNotifier):
-    def notify(self, state):
-        sdnotify.SystemdNotifier().notify(state)
-import qmond.service
-qmond.service.sdnotify = type("module", (), {"SystemdNotifier": Notifier})
-"""
-"""The harness listens twice, at the same path: so each message must look who is there."""
-
-
 def test_tells_how_it_is_and_that_it_works(qmond: StartQmond, build: Build) -> None:
-    daemon = qmond(patch=LATE)
-    with told(daemon) as heard:
-        wait_until(lambda: heard.count("WATCHDOG=1") >= 2)
-        with waiting("qemu-aarch64", build("waits", "aarch64")):
-            wait_until(lambda: any("watching 1 processes" in text for text in heard))
-        daemon.ctl("reload")
-        at = heard.index("RELOADING=1")
-        assert heard[at + 1].startswith("MONOTONIC_USEC=")
-        wait_until(lambda: "READY=1" in heard[at:])
-        daemon.stop()
-        assert "STOPPING=1" in heard
+    daemon = qmond()
+    heard = daemon.heard
+    wait_until(lambda: heard.count("WATCHDOG=1") >= 2)
+    with waiting("qemu-aarch64", build("waits", "aarch64")):
+        wait_until(lambda: any("watching 1 processes" in text for text in heard))
+    daemon.ctl("reload")
+    wait_until(lambda: "RELOADING=1" in heard)
+    at = heard.index("RELOADING=1")
+    assert heard[at + 1].startswith("MONOTONIC_USEC=")
+    wait_until(lambda: "READY=1" in heard[at:])
+    daemon.stop()
+    assert "STOPPING=1" in heard
 
 
 def test_serves_on_the_socket_that_it_is_given(qmond: StartQmond, tmp_path: Path) -> None:
@@ -197,7 +154,7 @@ def test_serves_on_the_socket_that_it_is_given(qmond: StartQmond, tmp_path: Path
             early.connect(str(path))
             early.sendall(b'{"op":"status"}\n')
             daemon = qmond(stored={"socket": os.dup(listener.fileno())})
-            early.settimeout(10)
+            early.settimeout(PATIENCE)
             with early.makefile("rb") as answers:
                 assert b'"qmond"' in answers.readline()
                 assert b'"uptime"' in answers.readline()

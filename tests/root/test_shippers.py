@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from conftest import Build, StartQmond
-from harness import Qmond, wait_until
+from harness import PATIENCE, Qmond, wait_until
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "packaging/shippers"
@@ -67,7 +67,7 @@ class Shipper:
     def stop(self) -> None:
         assert self.process
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0, self.said()
+        assert self.process.wait(PATIENCE) == 0, self.said()
         self.process = None
 
     def said(self) -> str:
@@ -199,13 +199,13 @@ def test_each_line_arrives_once_as_it_is(
         with subprocess.Popen(storm) as guest:
             time.sleep(0.05)
             shipper.stop()
-            assert guest.wait(60) == 0
+            assert guest.wait(PATIENCE) == 0
         write(HOSTILE, tmp_path / "hostile")
         daemon.stop()
         daemon = qmond(**config)
         shipper.start()
         with subprocess.Popen(storm) as guest:
-            assert guest.wait(60) == 0
+            assert guest.wait(PATIENCE) == 0
         daemon.stop()
         daemon = qmond(**config)
         subprocess.run(storm, check=True, timeout=60)

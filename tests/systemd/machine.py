@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60
+"""Seconds; what takes a moment here may take many on a busy machine."""
+
+
+@dataclass
+class Command:
+    """A command that runs in a machine meanwhile; its input is open until `end`.
+
+    `process` is nsenter, which waits for it; `pid` is what the command itself has on the host.
+    """
+
+    process: subprocess.Popen[str]
+    pid: int
+    output: Path
+
+    @property
+    def runs(self) -> bool:
+        """Whether it still does."""
+        return self.process.poll() is None
+
+    def said(self) -> list[str]:
+        """Return the lines of its output, so far."""
+        return self.output.read_text().split("\n")[:-1]
+
+    def end(self) -> int:
+        """Close its input, and wait for its end; returns the exit status."""
+        self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode
 
 
 @dataclass
@@ -25,7 +55,7 @@ class Machine:
     leader: int
     root: Path
 
-    def run(self, command: str, *, check: bool = True, timeout: float = 60) -> str:
+    def run(self, command: str, *, check: bool = True, timeout: float = PATIENCE) -> str:
         """Run a shell's command line in there; returns what it says, on both channels."""
         done = subprocess.run(
             [*self.enter, "sh", "-c", command],
@@ -36,14 +66,17 @@ class Machine:
         return done.stdout
 
     @contextmanager
-    def started(self, command: str) -> Iterator[subprocess.Popen[str]]:
+    def started(self, command: str) -> Iterator[Command]:
         """Run a shell's command line in there meanwhile, as one process; it ends with this."""
         entered = [*self.enter, "sh", "-c", f"exec {command}"]
-        with subprocess.Popen(entered, stdout=subprocess.PIPE, text=True) as process:
+        with (
+            tempfile.NamedTemporaryFile() as output,
+            subprocess.Popen(entered, stdin=subprocess.PIPE, stdout=output, text=True) as process,
+        ):
             try:
-                yield process
+                yield Command(process, first_child(process), Path(output.name))
             finally:
-                process.kill()
+                kill_children(process)
 
     @property
     def enter(self) -> list[str]:
@@ -64,7 +97,7 @@ class Machine:
         """Return what the service and systemd said of it."""
         return self.run("journalctl -b -u qmond --no-pager -o cat")
 
-    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Wait for a condition."""
         end = time.monotonic() + seconds
         while not condition():
@@ -154,12 +187,10 @@ def furnish(root: Path) -> None:
 
 def booted(nspawn: subprocess.Popen[bytes], root: Path, console: Path) -> Machine:
     """Wait until the machine is up."""
-    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and nspawn.poll() is None:
-        found = children.read_text().split()
-        if found:
-            machine = Machine(int(found[0]), root)
+        if found := children_of(nspawn):
+            machine = Machine(found[0], root)
             state = machine.run("systemctl is-system-running 2>&1 || :", check=False)
             if state.strip() in {"running", "degraded"}:
                 return machine
@@ -169,7 +200,33 @@ def booted(nspawn: subprocess.Popen[bytes], root: Path, console: Path) -> Machin
 
 def end(nspawn: subprocess.Popen[bytes]) -> None:
     """End the machine: at once, there is nothing in it to be kept."""
-    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
-    for pid in map(int, children):
-        os.kill(pid, 9)
-    nspawn.wait(30)
+    kill_children(nspawn)
+
+
+def children_of(process: subprocess.Popen[Any]) -> list[int]:
+    """Return the processes that a process of ours has begun; it may have ended."""
+    with suppress(FileNotFoundError):
+        path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+    return []
+
+
+def first_child(process: subprocess.Popen[Any]) -> int:
+    """Return the first process that a process begins."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := children_of(process)):
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline, "it begins none"
+    return found[0]
+
+
+def kill_children(process: subprocess.Popen[Any]) -> None:
+    """End what a process has begun, or is about to; then itself, if that does not follow."""
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        for pid in children_of(process):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    process.kill()
+    process.wait(PATIENCE)
