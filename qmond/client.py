@@ -81,6 +81,9 @@ class Client:
         """Who the daemon is: version, boot_id, capabilities, oldest and newest line."""
         try:
             self.about = _greeted(self._path, self._stream.readline(_LINE_MAX))
+        except OSError as error:
+            self.close()
+            raise _hung_up(self._path) from error
         except QmondError:
             self.close()
             raise
@@ -187,6 +190,9 @@ class AsyncClient:
             raise _unreachable(self._path, error) from error
         try:
             self.about = _greeted(self._path, await self._reader.readline())
+        except OSError as error:
+            await self.close()
+            raise _hung_up(self._path) from error
         except QmondError:
             await self.close()
             raise

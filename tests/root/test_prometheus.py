@@ -154,23 +154,25 @@ def test_a_query_of_prometheus_answers_what_the_log_has(
     assert {rule["state"] for rule in rules()} == {"inactive"}
 
 
+def named(text: str) -> set[str]:
+    return {
+        sample.name for family in text_string_to_metric_families(text) for sample in family.samples
+    }
+
+
 def test_what_rules_and_dashboard_use_is_in_a_real_scrape(
     qmond: StartQmond, tmp_path: Path
 ) -> None:
-    path = tmp_path / "metrics.sock"
-    qmond(metrics={"listen": f"unix:{path}"})
-    wait_until(path.is_socket)
-    scrape = scraped(path)
-    names = {
-        sample.name
-        for family in text_string_to_metric_families(scrape)
-        for sample in family.samples
-    }
+    path, file = tmp_path / "metrics.sock", tmp_path / "qmond.prom"
+    qmond(metrics={"listen": f"unix:{path}", "textfile": str(file)})
+    wait_until(lambda: path.is_socket() and file.exists())
+    names, in_file = named(scraped(path)), named(file.read_text())
     board = (ROOT / "packaging/grafana/qmond.json").read_text()
     rules = (ROOT / "packaging/prometheus/qmond.rules.yml").read_text()
     used = set(re.findall(r"\b(?:qmond|process)_[a-z_]+\b", board + rules))
     assert len(used) > 15
-    assert used <= names
+    assert used <= names | in_file
+    assert {name for name in used if name.startswith("qmond_process_")} <= in_file
     told = {name for name in names if name.startswith(("qmond_", "process_"))}
     assert told <= set(re.findall(r"\b(?:qmond|process)_[a-z_]+\b", board)), "a panel for each"
     page = (ROOT / "docs/monitoring.md").read_text()

@@ -176,6 +176,7 @@ def furnish(root: Path) -> None:
     for name in ("etc/machine-id", "etc/fstab"):
         (root / name).unlink(missing_ok=True)
         (root / name).touch()
+    (root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)  # an image's, which forbids restarts
     for name in ("etc/systemd/system/multi-user.target.wants", "var/log/journal", "var/log/qmond"):
         shutil.rmtree(root / name, ignore_errors=True)
     subprocess.run(
