@@ -86,7 +86,7 @@ def test_can_be_turned_off(qmond: StartQmond, build: Build) -> None:
 
 
 def test_an_interval_that_ends_as_the_daemon_stops_is_told(qmond: StartQmond, build: Build) -> None:
-    daemon = qmond(stats={"interval": "1s"}, patch="import qmond.daemon; qmond.daemon._SETTLE = 60")
+    daemon = qmond(stats={"interval": "1s"}, patch="import qmond.rounds; qmond.rounds._SETTLE = 60")
     guest = subprocess.Popen(["qemu-aarch64", build("waits", "aarch64")], stdin=subprocess.DEVNULL)
     with guest:
         pass
