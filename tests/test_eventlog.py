@@ -32,6 +32,7 @@ def open_log(path: Path, size: int = 100, files: int = 16, **more: object) -> Ev
         Log(dir=path, rotate=Rotate(size=size), keep=Keep(files=files), **settings)  # type: ignore[arg-type]
     )
     log.recover()
+    settle(log)
     return log
 
 
@@ -349,6 +350,7 @@ def test_old_files_go_where_room_is_short_and_then_writing_stops(tmp_path: Path)
             if number % 10 == 0:
                 log.check()
                 settle(log)
+        log.retention._owed.clear()  # of files that seemed to give no room, beside such writing
         log.check()
         settle(log)
         free = os.statvfs(disk)
