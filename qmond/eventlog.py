@@ -115,7 +115,7 @@ class EventLog:
         """
         if end.is_in(os.fstat(self._fd)):
             size = end.offset
-        elif any(end.is_in(file.stat()) for file in self.path.parent.iterdir()):
+        elif any(end.is_in(file.lstat()) for file in self.path.parent.iterdir()):
             size = 0
         else:
             return 0  # that is another log
