@@ -18,6 +18,9 @@ from qmond.events import NUMBER
 ROWS = 8192
 """How many there are, as qmon.c has it."""
 
+NOBODY = 1 << 22
+"""The kernel gives no process this number or a higher one (PID_MAX_LIMIT, proc(5))."""
+
 
 def test_a_full_table_stops_nobody_and_loses_no_call(build: Build, tmp_path: Path) -> None:
     """It is filled, as by a guest that forks without end within an interval of an hour."""
@@ -32,7 +35,7 @@ def test_a_full_table_stops_nobody_and_loses_no_call(build: Build, tmp_path: Pat
         probes.configure(Settings(mask, capture=0, budget=0, prefixes=prefixes, excludes=()))
         none = bytes(8 * 4 * possible_cpus())
         for pid in range(ROWS):
-            probes._statistics.insert(pack("=II", 0, pid + 1), none)
+            probes._statistics.insert(pack("=II", 0, NOBODY + pid), none)
         strace = ["strace", "-f", "-o", str(trace), "-e", "trace=mmap"]
         subprocess.run([*strace, *map(str, command)], check=True)
         found = probes.collect(probes.next_interval())
