@@ -126,8 +126,9 @@ sys.exit(status)
 
 
 def start(*words: str) -> subprocess.Popen[str]:
+    """Begin it as from a shell, though the tests may themselves run under nohup(1)."""
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *words],
+        ["env", "--default-signal", sys.executable, "-c", RUN, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
