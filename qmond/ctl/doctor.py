@@ -12,6 +12,7 @@ import argparse
 import grp
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,12 @@ def _config() -> Finding:
     program = shutil.which("qmond") or str(Path(sys.argv[0]).with_name("qmond"))
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            [program, "--check"], capture_output=True, text=True, check=False, timeout=30
+            [program, "--check"],
+            env=_service_environment() | os.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("config", "warn", f"qmond --check: {error}", "is qmond installed?")
@@ -157,6 +163,21 @@ def _config() -> Finding:
     if done.returncode == 0:
         return Finding("config", "ok", said[-1] if said else "right")
     return Finding("config", "fail", "; ".join(said), "mend the file: man qmon.yaml")
+
+
+def _service_environment() -> dict[str, str]:
+    """Return what a drop-in has the service's environment say, QMOND_CONFIG for one."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "show", "--property=Environment", "--value", "qmond.service"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        return dict(word.split("=", 1) for word in shlex.split(done.stdout))
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return {}  # no systemd here
 
 
 def _socket(path: Path | None) -> Iterator[Finding]:
