@@ -58,6 +58,13 @@ def content(path: Path) -> bytes:
     )
 
 
+class Disk:
+    """The real one; a test plays where it fails."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+
 def test_rotates_between_lines_and_loses_none(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     lines = [b'{"seq":%d}\n' % number for number in range(100)]
@@ -287,10 +294,7 @@ def test_what_could_not_be_taken_back_is_in_no_complete_file(
 ) -> None:
     """A disk that fails in the middle of a line, and then does not take that back: played."""
 
-    class Disk:
-        def __getattr__(self, name: str) -> object:
-            return getattr(os, name)
-
+    class Sick(Disk):
         def write(self, fd: int, lines: bytes) -> int:
             os.write(fd, bytes(lines)[:-5])
             return self.ftruncate(fd, 0)
@@ -301,7 +305,7 @@ def test_what_could_not_be_taken_back_is_in_no_complete_file(
     log = open_log(tmp_path, size=10_000)
     log.write(row(1))
     with monkeypatch.context() as patch:
-        patch.setattr("qmond.eventlog.os", Disk())
+        patch.setattr("qmond.eventlog.os", Sick())
         for _ in range(2):
             with pytest.raises(LogError, match="sick"):
                 log.write(row(2))
@@ -405,18 +409,15 @@ def test_what_the_disk_did_not_take_is_said_once_and_tried_again(
     """Buffered writes succeed, and the disk is sick: that shows when they go to it. Played."""
     asked = []
 
-    class Disk:
+    class Sick(Disk):
         sick = True
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(os, name)
 
         def fdatasync(self, fd: int) -> None:
             asked.append(fd)
             if self.sick:
                 raise OSError(errno.EIO, "sick")
 
-    disk = Disk()
+    disk = Sick()
     monkeypatch.setattr("qmond.eventlog.os", disk)
     log = open_log(tmp_path, size=10_000, sync=0.1)
     log.write(row(1))
@@ -497,10 +498,7 @@ def test_what_was_written_after_an_end_is_taken_back(tmp_path: Path) -> None:
 def test_half_a_line_is_taken_back_though_another_program_cut_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Disk:
-        def __getattr__(self, name: str) -> object:
-            return getattr(os, name)
-
+    class Sick(Disk):
         def write(self, fd: int, lines: bytes) -> int:
             if len(lines) > 40:
                 return os.write(fd, bytes(lines)[:40])
@@ -510,7 +508,7 @@ def test_half_a_line_is_taken_back_though_another_program_cut_the_file(
     log.write(row(1))
     os.truncate(tmp_path / "events.jsonl", 0)
     with monkeypatch.context() as patch, pytest.raises(LogError, match="full"):
-        patch.setattr("qmond.eventlog.os", Disk())
+        patch.setattr("qmond.eventlog.os", Sick())
         log.write(row(2))
     log.write(row(3))
     log.close()

@@ -98,6 +98,38 @@ def test_what_was_not_a_fact_is_done_again(moment: str, qmond: StartQmond, build
     assert mine == lines
 
 
+FAULT = """
+import qmond.service
+from qmond.reports import Reports
+def summary(self, summary=Reports.summary, calls=[0]):
+    calls[0] += 1
+    if calls[0] == 3: raise ZeroDivisionError("a fault of its own")
+    return summary(self)
+Reports.summary = summary
+"""
+
+
+@pytest.mark.parametrize("settled", [0, 60])
+def test_a_fault_of_its_own(settled: int, qmond: StartQmond, build: Build, tmp_path: Path) -> None:
+    """The next one goes on where it ended, but not where that may have been the state's fault."""
+    lasted = settled == 0
+    daemon = qmond(patch=f"{FAULT}qmond.service._SETTLED = {settled}", ring={"size": "16M"})
+    with counting(build("count", "aarch64"), some=10, pause=5) as guest:
+        assert daemon.process.wait(PATIENCE) == 1
+        daemon.kill()
+        assert "a fault of its own" in (tmp_path / "stderr").read_text()
+        assert bool(daemon.stored) == lasted
+        daemon = qmond(stored=daemon.stored, ring={"size": "16M"})
+        daemon.write()
+        lines = guest.end()
+    events = daemon.stop()
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    mine = [e["buf"] for e in events if e.get("event") == "WRITE" and e["pid"] == guest.pid]
+    assert (mine == lines) == lasted
+    starts = [e for e in events if e.get("event") == "START"]
+    assert ["resumed" in start for start in starts] == [False, lasted]
+
+
 def test_it_knows_again_who_is_watched(qmond: StartQmond, build: Build) -> None:
     daemon = qmond()
     with waiting("qemu-aarch64", build("waits", "aarch64")) as guest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_an_upgrade_looks_at_the_configuration_that_the_daemon_has(machine: Mach
     configure(machine, "other.yaml", **{"  bytes: 256": "  bytes: many"})
     before = pid(machine)
     assert "/etc/other.yaml:" in machine.run("dpkg -i /root/qmond.deb 2>&1", timeout=120)
+    assert "/etc/other.yaml:" in machine.run("qmonctl doctor", check=False)
     assert pid(machine) == before
 
 
@@ -128,6 +130,23 @@ def test_metrics_in_node_exporters_directory(machine: Machine) -> None:
     machine.until(lambda: "qmond.prom" in machine.run(f"ls {folder}"))
     machine.run("systemctl stop qmond")
     assert machine.run(f"ls -A {folder}") == ""
+
+
+def test_waits_for_what_may_pass_by_itself(machine: Machine) -> None:
+    """Another daemon at its socket, played by flock(1): a failure, but none to be hasty about."""
+    machine.run("systemctl stop qmond")
+    with machine.started("flock /run/qmond/qmond.sock.lock cat") as other:
+        machine.until(lambda: machine.run("lslocks --noheadings -o PATH").count("/qmond.sock.lock"))
+        machine.run("systemctl start --no-block qmond")
+        machine.until(lambda: "Scheduled restart job" in machine.journal())
+        said = machine.run("journalctl -b -u qmond -o json --no-pager -n 20").splitlines()
+        entries = [json.loads(line) for line in said]
+        other.end()
+    machine.until(lambda: machine.show("SubState") == ["running"])
+    moments = {entry["MESSAGE"]: int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 for entry in entries}
+    told = next(at for message, at in moments.items() if "another qmond has this" in message)
+    ended = next(at for message, at in moments.items() if "Main process exited" in message)
+    assert ended - told > 9
 
 
 def test_logrotate_has_nothing_to_tell_a_daemon_that_is_stopped(machine: Machine) -> None:
