@@ -334,10 +334,10 @@ def test_stops_with_the_books_closed(machine: Machine) -> None:
 
 
 def test_a_bad_configuration_at_start_is_told_and_not_tried_again(machine: Machine) -> None:
-    configure(machine, **{"  bytes: 256": "  bytes: many"})
+    configure(machine, **{"  bytes: 256": "  bytes: plenty"})
     machine.run("systemctl start qmond 2>&1", check=False)
     assert machine.show("Result", "ExecMainStatus", "NRestarts") == ["exit-code", "78", "0"]
-    assert "capture.bytes: is 'many'" in machine.journal()
+    assert "capture.bytes: is 'plenty'" in machine.journal()
     configure(machine)
     machine.run("systemctl reset-failed qmond")
 
