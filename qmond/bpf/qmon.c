@@ -183,14 +183,18 @@ static always void count_suppressed(u32 event)
 		counter->suppressed++;
 }
 
+static always u64 limit_of(const struct qmon_settings *s, u64 event)
+{
+	asm volatile("" : "+r"(event)); /* or clang compares one copy, and goes by another */
+	return event < EVENT_COUNT ? s->limit[event] : 0;
+}
+
 /* Takes a token of the process' bucket for the event: false where none is left. */
 static always bool within_limit(u32 pid, u32 event)
 {
 	struct qmon_settings *s = the_settings();
 	struct qmon_bucket_key key = {.pid = pid, .event = event};
-	if (!s || event >= EVENT_COUNT)
-		return false;
-	u64 limit = s->limit[event];
+	u64 limit = s ? limit_of(s, event) : 0;
 	if (!limit)
 		return true;
 	u64 now = bpf_ktime_get_ns();
