@@ -33,7 +33,6 @@ mount -t proc none /root/proc
 mount -t sysfs none /root/sys
 mount -t devtmpfs none /root/dev
 mount -t tmpfs none /root/run
-mount -t tmpfs none /root/tmp
 mount -t tracefs none /root/sys/kernel/tracing
 mount -t cgroup2 none /root/sys/fs/cgroup
 mount -t binfmt_misc none /root/proc/sys/fs/binfmt_misc
