@@ -1,7 +1,7 @@
 """Debian 12's own kernel: what the verifier of a newer one takes, that of this one may refuse.
 
-It runs in a virtual machine, by emulation, that has this machine's root, and in it some of the
-tests that are beside this one.
+It runs in a virtual machine, by emulation, that has this machine's root, and in it one of the
+tests that are beside this one: others take too long there.
 """
 
 from __future__ import annotations
