@@ -95,8 +95,10 @@ Parents = tuple[tuple[int, str], ...]
 class Process:
     """A process under watch; `start` in ns since boot, in whole clock ticks as /proc has it.
 
-    `pid` and `start` name it for ever. `bin_json` and `suffix` are its constant parts of a line,
-    rendered once.
+    `pid` and `start` name it for ever. `tree` is the process under watch that it and its siblings
+    descend from: itself, where it came under watch by its own name. `truncated` says that its
+    command line was longer than what is known of it. `bin_json` and `suffix` are its constant
+    parts of a line, rendered once.
     """
 
     pid: int
@@ -112,8 +114,10 @@ class Process:
     cgroup: str | None = None
     container: str | None = None
     start: int = 0
+    tree: int = 0
     parents: Parents = ()
     allocations: str = ""
+    truncated: bool = False
     bin_json: bytes = b'""'
     suffix: bytes = b""
 
@@ -145,6 +149,7 @@ def read_process(pid: int, root: Path = procfs.PROC) -> Process:
     return Process(
         pid=pid,
         ppid=stat.ppid,
+        tree=pid,
         bin=name,
         origin="procfs",
         argv=tuple(argv),
@@ -245,6 +250,7 @@ class ProcessTable:
                 known,
                 pid=child,
                 ppid=parent,
+                tree=known.tree or parent,
                 origin="fork",
                 start=start // TICK_NS * TICK_NS,
                 parents=((parent, known.comm), *known.parents)[:PARENTS_MAX],
@@ -290,16 +296,19 @@ class ProcessTable:
         guest = guest_of(filename, argv, emulated=arch is not None, interpreted=interpreted)
         launch = "binfmt" if interpreted else "direct"
         if number == _ADOPT:
-            parents = parse_parents(record[IMAGE_FORMAT.size : strings])
+            parents, tree = parse_parents(record[IMAGE_FORMAT.size : strings]), pid
         else:
-            launch, parents = "nested", self[pid].parents
+            launch, known = "nested", self[pid]
+            parents, tree = known.parents, known.tree or pid
         path = self._cgroup_path(cgroup)
         process = Process(
             pid=pid,
             ppid=ppid,
+            tree=tree,
             bin=text,
             origin="exec",
             argv=tuple(argv),
+            truncated=bool(flags & Flag.TRUNCATED),
             comm=text_of(os.path.basename(filename)[:15]),
             guest=guest,
             arch=arch,

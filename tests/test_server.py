@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import storm
+from storms import storm
 
 from qmond.access import Rights
 from qmond.clients import Source

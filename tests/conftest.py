@@ -1,4 +1,4 @@
-"""What the root tests get: guests, interpreters, a daemon of their own."""
+"""What the tests of a real daemon get: guests, interpreters, a daemon of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 from harness import COMPILERS, Qmond, builder, end_qmond, registrar, start_qmond
+
+_NEED_ROOT = tuple(Path(__file__).with_name(name) for name in ("root", "hostile"))
+"""Folders whose tests run a daemon."""
 
 StartQmond = Callable[..., Qmond]
 Build = Callable[[str, str], Path]
@@ -39,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip with a reason; where CI runs, a root test that cannot run is a failure."""
     reason = _missing()
     for item in items:
-        if not item.path.is_relative_to(Path(__file__).parent):
+        if not any(item.path.is_relative_to(folder) for folder in _NEED_ROOT):
             continue
         item.add_marker("root")
         if reason and not os.environ.get("CI"):
