@@ -107,6 +107,7 @@ class Log:
     """The event log. `sync` has seconds, or never, rotate or batch."""
 
     dir: Path = _key(values.absolute, Path("/var/log/qmond"))
+    group: str = _key(values.group, "qmon-payload")
     rotate: Rotate = _section(Rotate)
     compress: str = _key(values.choice("zstd", "gzip", "none"), "zstd")
     compress_delay: float = _key(values.seconds(0, 366 * _DAY), 300.0)
@@ -174,6 +175,7 @@ _AT_START: Final = (
     "fields",
     "ring.size",
     "log.dir",
+    "log.group",
     "socket.path",
     "metrics.listen",
     "metrics.textfile",

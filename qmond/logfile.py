@@ -164,7 +164,7 @@ def _claim(fd: int, path: Path, group: int | None) -> None:
             os.fchown(fd, -1, group)
         except PermissionError as error:
             raise LogError(
-                f"{path}: cannot be given to the group {group} of socket.group",
+                f"{path}: cannot be given to the group {group} of log.group",
                 hint="a service must be in that group: Group= in a drop-in",
             ) from error
     if stat.S_IMODE(found.st_mode) != _MODE:

@@ -140,7 +140,7 @@ class Service:
                 stack.callback(Lock(path.with_name(path.name + ".lock")).close)
             except OSError as error:
                 raise QmondError(f"{error.filename or path}: {error.strerror}") from error
-            log = EventLog(config.log, group_id(config.socket.group))
+            log = EventLog(config.log, group_id(config.log.group))
             stack.callback(lambda: log.close(sync=not self._lending))
             kernel = await self._obtain(Options(ring=config.ring.size), handed)
             stack.callback(lambda: kernel.close(lend=self._lending))

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "__init__",
     "errors",
+    "escape",
     "units",
     "records",
     "opcodes",
@@ -213,7 +214,17 @@ def test_imports_only_what_stands_above_it(path: Path) -> None:
 
 
 def test_qmonctl_and_the_client_need_nothing_of_the_daemon() -> None:
-    allowed = {"__init__", "errors", "client", "events", "fields", "schema", "filters", "protocol"}
+    allowed = {
+        "__init__",
+        "errors",
+        "escape",
+        "client",
+        "events",
+        "fields",
+        "schema",
+        "filters",
+        "protocol",
+    }
     for path in [ROOT / "qmond/client.py", *(ROOT / "qmond/ctl").glob("*.py")]:
         outside = {name for name in imports(path) if not name.startswith("ctl.")}
         assert outside <= allowed

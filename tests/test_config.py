@@ -68,7 +68,7 @@ def test_every_fault_is_told_at_once_with_its_line() -> None:
         "qmon.yaml:4: fields: is 'some'; expected full or original",
         (
             "qmon.yaml:5: log: is 'here'; expected keys: "
-            "dir, rotate, compress, compress_delay, keep, min_free, sync"
+            "dir, group, rotate, compress, compress_delay, keep, min_free, sync"
         ),
         "qmon.yaml:7: socket.max_clients: is 'true'; expected a whole number from 1 to 10000",
     ]

@@ -316,3 +316,14 @@ def test_the_verb(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) ->
     assert main(["export", "--format", "csv", "-o", "/no/such/x", str(file)]) == 1
     with pytest.raises(SystemExit):
         main(["export", "--format", "chrome", "--exact", str(file)])
+
+
+@pytest.mark.parametrize("form", ["chrome", "csv"])
+def test_what_is_piped_to_a_terminal_does_not_drive_it(form: str, tmp_path: Path) -> None:
+    active = "\x07\x1b[2J\x7f\x9b2J\u202e\u2066\u2028"
+    log, out = tmp_path / "events.jsonl", tmp_path / "out"
+    event = {"ts": 1.0, "event": "EXEC", "pid": 1, "filename": active, "guest": active, "seq": 1}
+    log.write_text(json.dumps(event) + "\n")
+    assert main(["export", "--format", form, "-o", str(out), str(log)]) == 0
+    assert "filename" in (told := out.read_text())
+    assert not set(active) - set("[2J") & set(told)

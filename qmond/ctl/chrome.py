@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-import orjson
-
 from qmond.ctl.tracks import Kind, Mark, Track, marks
+from qmond.escape import json_bytes
 
 __all__ = ["trace"]
 
@@ -27,7 +26,7 @@ def trace(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         if isinstance(found, Mark):
             told = _mark(found)
         if told is not None:
-            yield before + orjson.dumps(told)
+            yield before + json_bytes(told)
             before = b",\n"
     yield (before if before.startswith(b"{") else b"") + b"\n]}\n"
 

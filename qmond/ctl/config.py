@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from qmond.client import Client
+from qmond.ctl.text import json_text
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,5 +18,5 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Ask the daemon."""
     with Client(options.socket) as client:
-        sys.stdout.write(json.dumps(client.config(), indent=2) + "\n")
+        sys.stdout.write(json_text(client.config()))
     return 0

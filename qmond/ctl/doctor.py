@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import grp
-import json
 import os
 import shlex
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from qmond.client import DEFAULT_SOCKET, Client
-from qmond.ctl.text import printable
+from qmond.ctl.text import json_text, printable
 from qmond.errors import QmondError
 
 __all__ = ["Finding", "add_arguments", "check_host", "run"]
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Print what was found."""
     findings = [*check_host(Path("/")), _bcc(), _config(), *_socket(options.socket)]
     if options.json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+        sys.stdout.write(json_text([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
             sys.stdout.write(f"{finding.state:4}  {finding.name:12}  {printable(finding.found)}\n")

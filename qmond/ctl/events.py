@@ -7,10 +7,9 @@ qmonctl events READ EXIT        the keys of some
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
-from qmond.ctl.text import columns
+from qmond.ctl.text import columns, json_text
 from qmond.errors import QmondError
 from qmond.events import BY_NAME, COMMON, PUBLIC
 from qmond.schema import table
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table; it needs no daemon."""
     if options.json:
-        sys.stdout.write(json.dumps(table(), indent=2) + "\n")
+        sys.stdout.write(json_text(table()))
         return 0
     names = [name.upper() for name in options.names]
     if wrong := [name for name in names if name not in BY_NAME or BY_NAME[name].internal]:

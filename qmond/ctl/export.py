@@ -6,7 +6,8 @@ qmonctl tail --no-follow --since 5m | qmonctl export --format perfetto -o now.pf
 
 Files may be logs (.gz and .zst, too), a folder of them, what `qmonctl record` wrote, or - for
 standard input; without any it is the daemon's log. A trace opens in Perfetto's UI. In CSV a text
-that a spreadsheet would take for a formula has an apostrophe in front, unless --exact is given.
+that a spreadsheet would take for a formula has an apostrophe in front, and control characters
+are escaped, unless --exact is given.
 Lines that are no events, and events and keys of a later version, are told on standard error.
 """
 
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="FILE", help="instead of standard output"
     )
     parser.add_argument(
-        "--exact", action="store_true", help="CSV for programs: no apostrophe before formulas"
+        "--exact",
+        action="store_true",
+        help="CSV for programs: no apostrophe before formulas, control characters as they are",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", default=[DEFAULT_LOG])
 
@@ -42,15 +45,15 @@ def run(options: argparse.Namespace) -> int:
     """Write the export."""
     if options.exact and options.format != "csv":
         options.parser.error("--exact is for --format csv")
-    shown = options.output is None and sys.stdout.isatty()
-    if shown and options.format == "perfetto":
+    on_terminal = options.output is None and sys.stdout.isatty()
+    if on_terminal and options.format == "perfetto":
         raise QmondError("a trace is nothing for a terminal", hint="give a file: -o run.pftrace")
     try:
         with contextlib.ExitStack() as stack:
             out = sys.stdout.buffer
             if options.output is not None:
                 out = stack.enter_context(options.output.open("wb"))
-            for piece in _pieces(options, shown=shown):
+            for piece in _pieces(options, shown=on_terminal or not options.exact):
                 out.write(piece)
             out.flush()
     except BrokenPipeError:

@@ -8,12 +8,11 @@ counted, and what it runs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from qmond.client import Client
-from qmond.ctl.text import age, columns, printable
+from qmond.ctl.text import age, columns, json_text, printable
 
 __all__ = ["add_arguments", "render", "run", "what"]
 
@@ -30,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the list."""
     with Client(options.socket) as client:
         processes = client.ps()
-    sys.stdout.write(json.dumps(processes, indent=2) + "\n" if options.json else render(processes))
+    sys.stdout.write(json_text(processes) if options.json else render(processes))
     return 0
 
 

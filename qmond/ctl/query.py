@@ -51,6 +51,6 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("query: SQL is needed, or --tables")
     form = "csv" if options.csv else "json" if options.json else "text"
     with sql.answered(options.sql, options.files) as answer:
-        for piece in sql.rendered(answer, form, shown=sys.stdout.isatty()):
+        for piece in sql.rendered(answer, form):
             sys.stdout.write(piece)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from qmond.ctl import command
 from qmond.ctl.digest import Digest
 from qmond.ctl.family import Family
 from qmond.errors import QmondError
+from qmond.escape import json_bytes
 
 __all__ = ["Recording"]
 
@@ -219,7 +219,7 @@ class Recording:
 
     def write(self, folder: Path) -> None:
         """Write what is beside the events. Raises OSError."""
-        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2) + "\n")
+        (folder / "summary.json").write_bytes(json_bytes(self.summary(), indent=True) + b"\n")
         for name in ("tree", "files", "sockets"):
             with (folder / f"{name}.txt").open("w", encoding="utf-8") as file:
                 file.writelines(getattr(self.digest, name)())

@@ -17,6 +17,7 @@ from qmond.ctl.lines import read
 from qmond.ctl.table import COLUMNS, csv_rows
 from qmond.ctl.text import columns, printable
 from qmond.errors import QmondError
+from qmond.escape import json_bytes
 from qmond.events import COMMON, PUBLIC
 from qmond.fields import Field, Form
 
@@ -192,15 +193,15 @@ def printable_lines(text: str) -> str:
 # ---- what is printed -------------------------------------------------------------------------
 
 
-def rendered(answer: Answer, form: str, *, shown: bool) -> Iterator[str]:
-    """Yield an answer as csv, json or text; where it is shown, nothing in it drives a terminal."""
+def rendered(answer: Answer, form: str) -> Iterator[str]:
+    """Yield an answer as csv, json or text; nothing in it drives a terminal."""
     if form == "csv":
-        for row in csv_rows(answer.names, answer.rows, guarded=True, shown=shown):
+        for row in csv_rows(answer.names, answer.rows, guarded=True, shown=True):
             yield row.decode()
     elif form == "json":
         for values in answer.rows:
             found = dict(zip(answer.names, map(_plain, values), strict=True))
-            yield json.dumps(found, default=str, ensure_ascii=shown) + "\n"
+            yield json_bytes(found).decode() + "\n"
     else:
         rows = [
             ["" if value is None else printable(str(value)) for value in row] for row in answer.rows

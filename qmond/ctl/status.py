@@ -6,11 +6,11 @@ For each type: seen in the kernel = written + lost + suppressed.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from qmond.client import Client
+from qmond.ctl.text import json_text
 
 __all__ = ["add_arguments", "render", "run"]
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the status."""
     with Client(options.socket) as client:
         status = client.status()
-    sys.stdout.write(json.dumps(status, indent=2) + "\n" if options.json else render(status))
+    sys.stdout.write(json_text(status) if options.json else render(status))
     return 0
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
-import orjson
-
 from qmond.ctl.text import printable
+from qmond.escape import json_bytes
 from qmond.events import COMMON, PUBLIC
 
 __all__ = ["COLUMNS", "cell", "csv_rows", "table"]
@@ -68,4 +67,4 @@ def cell(value: object, *, guarded: bool, shown: bool) -> object:
         if guarded and value.startswith(_FORMULA):
             value = f"'{value}"
         return printable(value) if shown else value
-    return orjson.dumps(value, default=str).decode()
+    return json_bytes(value).decode()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["age", "columns", "cut", "pad", "printable", "width"]
+from qmond.escape import json_bytes
+
+__all__ = ["age", "columns", "cut", "json_text", "pad", "printable", "width"]
 
 
 def printable(text: str) -> str:
@@ -13,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return a value as indented JSON, with a newline, that a terminal only shows."""
+    return json_bytes(value, indent=True).decode() + "\n"
 
 
 def width(text: str) -> int:

@@ -6,14 +6,13 @@ In brackets stand those that are not under watch: their shells, and who has ende
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from qmond.client import Client
 from qmond.ctl.ps import what
-from qmond.ctl.text import age, printable
+from qmond.ctl.text import age, json_text, printable
 
 __all__ = ["add_arguments", "grow", "render", "run"]
 
@@ -29,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the tree."""
     with Client(options.socket) as client:
         roots = grow(client.ps())
-    sys.stdout.write(json.dumps(roots, indent=2) + "\n" if options.json else render(roots))
+    sys.stdout.write(json_text(roots) if options.json else render(roots))
     return 0
 
 
