@@ -95,11 +95,12 @@ class Rotate:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How much of the log stays: rotated files, bytes in all, seconds."""
+    """How much of the log stays: rotated files, bytes in all, seconds; bytes of `lives/`."""
 
     files: int = _key(values.integer(1, 100_000), 1000)
     bytes: int = _key(values.size(1 << 20, 1 << 50), 4 << 30)
     age: float = _key(values.seconds(1, 36_600 * _DAY), 30.0 * _DAY)
+    lives: int = _key(values.size(0, 1 << 40), 256 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from qmond.events import NUMBER, SCHEMA_VERSION
 from qmond.forward import Forward
 from qmond.journal import BOOKS, State
 from qmond.journald import Journald
+from qmond.lives import Lives
 from qmond.logkeeper import LogKeeper
 from qmond.messages import MessageId, about
 from qmond.processes import Process, ProcessTable
@@ -98,6 +99,8 @@ class Daemon:
         self._anchor = Anchor(wall_offset())
         self.encoder.follow(self._anchor)
         self.keeper = LogKeeper(log, self.accounts.not_logged)
+        redone = seq if kernel.state else None
+        self.lives = Lives(config.log, log.group, self.processes.uid_of, redone)
         self.rounds = Rounds(self)
         self._taken = -1
         self.moved = 0.0
@@ -182,6 +185,7 @@ class Daemon:
             return
         self.accounts.count(self.encoder.by_event(), logged=self.keeper.write(self.encoder.data))
         self._commit()
+        self.lives.take(self.encoder)
         self.rates.count(self.encoder.by_process())
         self.hub.broadcast(self.encoder)
         self.forward.take(self.encoder)
@@ -269,6 +273,7 @@ class Daemon:
         self.redactor = Redactor(config.redact)
         self.encoder.redact(self.redactor)
         self.log.configure(config.log)
+        self.lives.configure(config.log)
         self.forward.configure(config.journal)
         self.allocations.off = self._no_allocations(config)
         self._put_in_force()

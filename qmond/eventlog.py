@@ -57,8 +57,8 @@ class EventLog:
         self.path = config.dir / LIVE
         self.total = 0
         self.retention = Retention(config)
+        self.group = group
         self._config = config
-        self._group = group
         self._aside = ThreadPoolExecutor(1, "qmond-log")  # what may wait for the disk
         self._flushing: Future[None] | None = None
         self._unsure = self._stuck = False
@@ -184,7 +184,7 @@ class EventLog:
         try:
             if self._torn:
                 self._take_back()
-            fd = open_live(fresh, self._group, new=True)
+            fd = open_live(fresh, self.group, new=True)
             renamed = new_name(self.path.parent)
             self.path.rename(renamed)
             fresh.rename(self.path)
@@ -221,8 +221,8 @@ class EventLog:
             _log.warning("%s was renamed or removed, and is begun anew", self.path)
         self._adrift = True
         try:
-            open_directory(self.path.parent, self._group)
-            fd = open_live(self.path, self._group)
+            open_directory(self.path.parent, self.group)
+            fd = open_live(self.path, self.group)
             try:
                 if os.fstat(self._fd).st_nlink == 0:
                     self._rescue(fd)

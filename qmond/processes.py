@@ -228,6 +228,11 @@ class ProcessTable:
             known = self._unknown[pid] = Process(pid)
         return known
 
+    def uid_of(self, pid: int) -> int | None:
+        """Return the real user ID of a process, where it is known."""
+        known = self._processes.get(pid)
+        return known.uid if known else None
+
     def descendants(self, pid: int) -> list[int]:
         """Return the processes that descend from one, as far as their ancestors are known."""
         return [
