@@ -106,10 +106,32 @@ def totals(folder: Path) -> dict[str, dict[str, int]]:
     return found
 
 
+def family(pid: int) -> Iterator[int]:
+    """Yield a process and its descendants."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                yield from family(int(child))
+
+
 def cpu(pid: int) -> float:
-    """Return the seconds of CPU that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+    """Return the seconds of CPU that a process and its descendants have used."""
+    used = 0
+    for each in family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        used += sum(map(int, fields[11:13]))
+    return used / TICK
+
+
+def memory(pid: int) -> int:
+    """Return the memory of a process and its descendants in kB, what they share counted once."""
+    return sum(
+        int(line.split()[1])
+        for each in family(pid)
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+        if line.startswith("Pss:")
+    )
 
 
 def settle(pid: int) -> None:

@@ -1,7 +1,8 @@
 """What watching costs guests, the host and everybody else: `make bench`.
 
 qmond, the peer and `strace -f` watch the same guests in turns, in one run, several times. Prints
-tables in Markdown; times are medians, losses and memory the worst.
+tables in Markdown; times are medians, losses and memory the worst. A watcher's CPU time and memory
+(PSS) are those of all its processes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bystander import print_bystander
-from common import build, cpu, peer, qmond, settle, temporary, totals
+from common import build, cpu, memory, peer, qmond, settle, temporary, totals
 from growth import print_growth
 from plot import bars
 
@@ -49,12 +50,6 @@ def run(command: list[str], folder: Path) -> float:
     return time.monotonic() - began
 
 
-def resident(pid: int) -> int:
-    """Return the most memory that a process has had, in kB."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) if found else 0
-
-
 def watched(watcher: str, command: list[str], result: Result) -> None:
     """Run a guest under a watcher, and note what it cost and what came out."""
     with temporary() as folder, contextlib.ExitStack() as stack:
@@ -72,7 +67,7 @@ def watched(watcher: str, command: list[str], result: Result) -> None:
         result.times.append(run(command, folder))
         settle(process.pid)
         result.cpu.append(cpu(process.pid) - before)
-        result.memory.append(resident(process.pid))
+        result.memory.append(memory(process.pid))
         stack.close()
         if watcher == "qmond":
             rows = totals(folder).values()
@@ -123,10 +118,10 @@ def large(storm: list[str]) -> None:
     with temporary() as folder:
         with qmond(folder) as process:
             settle(process.pid)
-            before = resident(process.pid)
+            before = memory(process.pid)
             took = run([*storm, "10000000"], folder)
             settle(process.pid)
-            grown = resident(process.pid) - before
+            grown = memory(process.pid) - before
         row = totals(folder)["WRITE"]
     print("\n## 10,000,000 writes as fast as it can\n")
     print(
