@@ -12,6 +12,7 @@ ORDER = [
     "__init__",
     "errors",
     "escape",
+    "privileges",
     "units",
     "records",
     "opcodes",

@@ -1,0 +1,58 @@
+"""What a process may: capabilities that it holds for others, and does not use itself.
+
+The kernel's interface: capset(2), capabilities(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+__all__ = ["lower"]
+
+_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: include/uapi/linux/capability.h
+_HEADER: Final = Struct("=Ii")  # version, pid
+_SETS: Final = Struct("=IIIIII")  # effective, permitted, inheritable; then their upper halves
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def lower(works: Callable[[], object]) -> bool:
+    """Put no capability of this thread in force any more; says whether that was possible.
+
+    They stay permitted, and ambient, so that processes that are started later have them. `works`
+    raises OSError where something is needed after all: then all is as before. Root, who started
+    the daemon by hand, is left alone: files are given to groups by a capability then.
+    """
+    if os.geteuid() == 0:
+        return False
+    before = _get()
+    _, permitted, inheritable, _, permitted_high, inheritable_high = before
+    _set((0, permitted, inheritable, 0, permitted_high, inheritable_high))
+    try:
+        works()
+    except OSError:
+        _set(before)
+        return False
+    return True
+
+
+def _get() -> tuple[int, ...]:
+    header = ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0), _HEADER.size)
+    sets = ctypes.create_string_buffer(_SETS.size)
+    _check(_libc.capget(header, sets))
+    return _SETS.unpack(sets.raw)
+
+
+def _set(sets: tuple[int, ...]) -> None:
+    header = ctypes.create_string_buffer(_HEADER.pack(_VERSION, 0), _HEADER.size)
+    _check(_libc.capset(header, ctypes.create_string_buffer(_SETS.pack(*sets), _SETS.size)))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
