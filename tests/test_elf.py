@@ -1,14 +1,33 @@
-"""What an ELF file tells, against readelf and file."""
+"""What an ELF file tells, against readelf and file; and what one tells that an attacker made."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from struct import pack
 
 import pytest
 
-from qmond.bpf.elf import HEADERS_SIZE, is_static, symbol_offsets
+from qmond.bpf.elf import is_static, symbol_offsets
 
 NAMES = ("malloc", "calloc", "realloc", "free")
+GIB = 1 << 30
+
+
+def offsets_in(path: Path) -> dict[str, int]:
+    with path.open("rb") as file:
+        return symbol_offsets(file.fileno(), NAMES)
+
+
+def offsets_of(data: bytes, size: int = 0) -> dict[str, int]:
+    """Return what a file with these bytes tells; it is sparse behind them."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        if size:
+            os.truncate(file.fileno(), size)
+        return symbol_offsets(file.fileno(), NAMES)
 
 
 def test_offsets_are_those_that_readelf_finds() -> None:
@@ -27,24 +46,124 @@ def test_offsets_are_those_that_readelf_finds() -> None:
     }
     assert len(expected) == 4
     # Debian's libc is linked with code at the same offset as its address
-    assert symbol_offsets(libc.read_bytes(), NAMES) == expected
-
-
-def test_what_is_no_elf_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a 64-bit"):
-        symbol_offsets(b"#!/bin/sh", NAMES)
-    with pytest.raises(ValueError, match="not a 64-bit"):
-        is_static(b"")
+    assert offsets_in(libc) == expected
 
 
 def test_a_dynamic_program_names_its_linker(tmp_path: Path) -> None:
-    def first_bytes(path: Path) -> bytes:
+    def static(path: Path) -> bool:
         with path.open("rb") as file:
-            return file.read(HEADERS_SIZE)
+            return is_static(file.fileno())
 
-    assert not is_static(first_bytes(Path(sys.executable)))
+    assert not static(Path(sys.executable))
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh")
+    with pytest.raises(ValueError, match="not an ELF file"):
+        static(script)
     source, program = tmp_path / "x.c", tmp_path / "x"
     source.write_text("int main(void) { return 0; }")
     if subprocess.run(["cc", "-static", "-o", program, source], check=False).returncode:
         pytest.skip("no C compiler with a static libc")
-    assert is_static(first_bytes(program))
+    assert static(program)
+
+
+# ---- files of others ---------------------------------------------------------------------------
+
+Segment = tuple[int, int, int, int, int]  # type, flags, offset, address, size
+Section = tuple[int, int, int, int]  # type, offset, size, link
+CODE: Segment = (1, 5, 0, 0, 4096)
+SYMBOL, HEADERS = 24, 64 + 56 + 2 * 64
+
+
+def elf(
+    sections: list[Section],
+    segments: list[Segment],
+    body: bytes = b"",
+    *,
+    section_size: int = 64,
+    segment_size: int = 56,
+    more: int = 0,
+) -> bytes:
+    """Return a file; its header names `more` sections than there are."""
+    at = 64 + 56 * len(segments)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    sizes = (64, segment_size, len(segments), section_size, len(sections) + more, 0)
+    head += pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, at, 0, *sizes)
+    for kind, flags, offset, address, size in segments:
+        head += pack("<IIQQQQQQ", kind, flags, offset, address, address, size, size, 4096)
+    for kind, offset, size, link in sections:
+        head += pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, size, link, 0, 0, SYMBOL)
+    return head + body
+
+
+def symbol(name_at: int, address: int) -> bytes:
+    return pack("<IBBHQQ", name_at, 0x12, 0, 1, address, 8)
+
+
+def library(address: int, segment: Segment = CODE, name: bytes = b"malloc\0") -> bytes:
+    """Return a file that has malloc at an address."""
+    table = bytes(SYMBOL) + symbol(1, address)
+    tables = [(11, HEADERS, len(table), 1), (3, HEADERS + len(table), 1 + len(name), 0)]
+    return elf(tables, [segment], table + b"\0" + name)
+
+
+def test_finds_a_function_where_it_is() -> None:
+    assert offsets_of(library(0x20)) == {"malloc": 0x20}
+    assert offsets_of(library(0x1020, (1, 5, 16, 0x1000, 4096))) == {"malloc": 0x30}
+
+
+TABLES = [(11, HEADERS, SYMBOL, 1), (3, HEADERS, 8, 0)]
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (b"", 0),
+        (b"#!/bin/sh", 0),
+        (b"\x7fELF\x02\x01", 0),
+        (b"\x7fELF\x01\x01" + bytes(100), 0),
+        (library(0x20)[:100], 0),
+        (library(0x20), 3 * GIB),
+        (library(0x10000), 0),  # in no segment
+        (library(0x20, (1, 4, 0, 0, 4096)), 0),  # in no code
+        (library(4000), 0),  # behind the end of the file
+        (library(0x20, (1, 5, (1 << 64) - 8, 0, 4096)), 0),
+        (library(0x20, name=b"m" * 300 + b"\0"), 0),
+        (library(0x20, name=b"malloc"), 0),
+        (elf(TABLES, [CODE], bytes(100), section_size=40), 0),
+        (elf(TABLES, [CODE], bytes(100), section_size=0), 0),
+        (elf(TABLES, [CODE], bytes(100), segment_size=0), 0),
+        (elf(TABLES, [CODE], bytes(100), more=1000), 1 << 20),
+        (elf(TABLES, [CODE], bytes(100), more=10), 0),
+        (elf([TABLES[0]] * 65_280, [CODE]), 0),
+        (elf([*TABLES, TABLES[0]], [CODE], bytes(200)), 0),
+        (elf([(3, HEADERS, 8, 0)], [CODE], bytes(100)), 0),
+        (elf([(11, HEADERS, SYMBOL, 9), TABLES[1]], [CODE], bytes(100)), 0),
+        (elf([(11, HEADERS, SYMBOL, 0), TABLES[1]], [CODE], bytes(100)), 0),
+        (elf([(11, HEADERS, SYMBOL + 1, 1), TABLES[1]], [CODE], bytes(100)), 0),
+        (elf([(11, HEADERS, SYMBOL * 100_001, 1), TABLES[1]], [CODE]), 8 << 20),
+        (elf([(11, HEADERS, 1 << 62, 1), TABLES[1]], [CODE], bytes(100)), 0),
+        (elf([(11, 1 << 63, SYMBOL, 1), TABLES[1]], [CODE], bytes(100)), 0),
+        (elf([TABLES[0], (3, HEADERS, 1 << 40, 0)], [CODE], bytes(100)), 0),
+        (elf(TABLES, [CODE] * 65, bytes(100)), 0),
+    ],
+)
+def test_what_no_linker_makes_is_refused(data: bytes, size: int) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - each for a reason of its own
+        offsets_of(data, size)
+
+
+def test_a_file_cut_anywhere_is_refused_or_read() -> None:
+    whole = library(0x20)
+    for end in range(len(whole)):
+        with pytest.raises(ValueError, match="cut"):
+            offsets_of(whole[:end])
+
+
+def test_what_is_no_file_is_refused() -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(ValueError, match="regular"):
+            symbol_offsets(reading, NAMES)
+    finally:
+        os.close(reading)
+        os.close(writing)

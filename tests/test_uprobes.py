@@ -1,8 +1,11 @@
 """Where libc is in a process, and when not to touch it."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from qmond.bpf.uprobes import NotProbedError, UnsafeError, is_safe, parse_maps
+from qmond.bpf.uprobes import NotProbedError, UnsafeError, check_library, is_safe, parse_maps
 
 MAPS = b"""\
 55d0c0000000-55d0c0100000 r-xp 00000000 fe:00 1 /usr/bin/qemu-aarch64
@@ -43,3 +46,32 @@ def test_a_libc_that_the_guest_has_mapped_too_is_not_touched() -> None:
     )
     with pytest.raises(UnsafeError, match="more than once"):
         parse_maps(guests + MAPS)
+
+
+def is_trusted(path: Path) -> bool:
+    file = os.open(path, os.O_PATH)
+    try:
+        check_library(file)
+    except PermissionError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def test_only_a_file_that_root_alone_can_change_is_probed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    library = tmp_path / "libc.so.6"
+    library.write_bytes(b"")
+    library.chmod(0o644)
+    assert is_trusted(library)
+    for mode in (0o664, 0o646):
+        library.chmod(mode)
+        assert not is_trusted(library)
+    library.chmod(0o755)
+    os.chown(library, 1000, 0)
+    assert not is_trusted(library)
+    fifo = tmp_path / "libc-fifo.so"
+    os.mkfifo(fifo, 0o600)
+    assert not is_trusted(fifo), "and it was not opened, which would wait"

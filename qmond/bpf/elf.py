@@ -1,67 +1,148 @@
 """What a 64-bit ELF file tells: where its functions are, and whether it is linked statically.
 
-The format: elf(5).
+The format: elf(5). Anybody may have written the file, so only the parts that are needed are read,
+each within a limit that no real library comes near.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from struct import unpack_from
-from typing import Final
+import os
+import stat
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final, NamedTuple
 
-__all__ = ["HEADERS_SIZE", "is_static", "symbol_offsets"]
+__all__ = ["is_static", "symbol_offsets"]
 
-HEADERS_SIZE: Final = 4096
-"""The program headers are within so many bytes of the file's start: the kernel demands it."""
+_FILE_MAX: Final = 64 << 20
+_PROGRAM_HEADERS_MAX: Final = 64
+_SECTIONS_MAX: Final = 256
+_SYMBOLS_MAX: Final = 100_000
+_STRINGS_MAX: Final = 4 << 20
+_NAME_MAX: Final = 256
+
+_IDENT: Final = b"\x7fELF\x02\x01"
+# struct Elf64_Ehdr, from e_phoff on behind the first 32 bytes: phoff, shoff, phentsize, phnum,
+# shentsize, shnum
+_HEADER: Final = Struct("<32xQQ6xHHHH2x")
+# struct Elf64_Phdr: type, flags, offset, vaddr, filesz
+_PROGRAM: Final = Struct("<IIQQ8xQ16x")
+# struct Elf64_Shdr: type, offset, size, link, entsize
+_SECTION: Final = Struct("<4xI16xQQI12xQ")
+# struct Elf64_Sym: name, info, shndx, value
+_SYMBOL: Final = Struct("<IBxHQ8x")
 
 _PT_LOAD, _PT_INTERP = 1, 3
-_SHT_DYNSYM: Final = 11
+_PF_X: Final = 1
+_SHT_STRTAB, _SHT_DYNSYM = 3, 11
 _FUNCTIONS: Final = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 
 
-def is_static(data: bytes) -> bool:
-    """Whether the file whose first bytes these are names no dynamic linker.
+class _Segment(NamedTuple):
+    kind: int
+    flags: int
+    offset: int
+    address: int
+    size: int
 
-    Raises ValueError, struct.error where it is no 64-bit ELF file.
+
+class _Section(NamedTuple):
+    kind: int
+    offset: int
+    size: int
+    link: int
+    entry: int
+
+
+def is_static(file: int) -> bool:
+    """Whether an open file names no dynamic linker.
+
+    Raises ValueError where it is no 64-bit ELF file, OSError where it cannot be read.
     """
-    return all(kind != _PT_INTERP for kind, _, _, _ in _program_headers(data))
+    return all(segment.kind != _PT_INTERP for segment in _segments(file, _header(file)))
 
 
-def symbol_offsets(data: bytes, names: Iterable[str]) -> dict[str, int]:
-    """Return where in a file each function starts, from its dynamic symbol table.
+def symbol_offsets(file: int, names: Iterable[str]) -> dict[str, int]:
+    """Return where in an open file each function starts, from its dynamic symbol table.
 
-    Raises ValueError, struct.error where it is no 64-bit ELF file.
+    Raises ValueError where it is no shared library as linkers make them, OSError where it cannot
+    be read.
     """
-    loads = [(o, a, n) for kind, o, a, n in _program_headers(data) if kind == _PT_LOAD]
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _FILE_MAX:
+        raise ValueError("not a regular file of a library's size")
     wanted = {name.encode(): name for name in names}
-    (section_at,) = unpack_from("<Q", data, 40)
-    section_size, sections = unpack_from("<HH", data, 58)
-    headers = [
-        unpack_from("<IIQQQQII", data, section_at + index * section_size)
-        for index in range(sections)
+    header = _header(file)
+    code = [
+        segment
+        for segment in _segments(file, header)
+        if segment.kind == _PT_LOAD and segment.flags & _PF_X
     ]
+    symbols, strings = _tables(file, header)
     found = {}
-    for _, kind, _, _, offset, size, link, _ in headers:
-        if kind != _SHT_DYNSYM:
+    for name_at, info, section, address in _SYMBOL.iter_unpack(symbols):
+        if info & 0xF not in _FUNCTIONS or not section:  # 0: it is another file's
             continue
-        strings = headers[link][4]
-        for at in range(offset, offset + size, 24):
-            name_at, info, _, section, address = unpack_from("<IBBHQ", data, at)
-            if info & 0xF not in _FUNCTIONS or not section:  # 0: it is another file's
-                continue
-            start = strings + name_at
-            name = wanted.get(data[start : data.index(b"\0", start, start + 4096)])
-            if name:
-                found[name] = next(o + address - a for o, a, n in loads if a <= address < a + n)
+        end = strings.find(b"\0", name_at, name_at + _NAME_MAX + 1)
+        if end < 0:
+            raise ValueError("a symbol's name has no end")
+        if name := wanted.get(strings[name_at:end]):
+            found[name] = _file_offset(code, address, status.st_size)
     return found
 
 
-def _program_headers(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each header's type, file offset, address and size in the file."""
-    if data[:6] != b"\x7fELF\x02\x01":
+def _tables(file: int, header: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """Return the dynamic symbols and their strings."""
+    _, start, _, _, size, count = header
+    if size != _SECTION.size or count > _SECTIONS_MAX:
+        raise ValueError("section headers of an odd size or number")
+    rows = _read(file, start, size * count)
+    sections = [_Section(*row) for row in _SECTION.iter_unpack(rows)]
+    tables = [section for section in sections if section.kind == _SHT_DYNSYM]
+    if len(tables) != 1:
+        raise ValueError("not one table of dynamic symbols")
+    (symbols,) = tables
+    if symbols.entry != _SYMBOL.size or symbols.size % _SYMBOL.size:
+        raise ValueError("dynamic symbols of an odd size")
+    if symbols.size > _SYMBOLS_MAX * _SYMBOL.size:
+        raise ValueError("too many dynamic symbols")
+    if symbols.link >= count or sections[symbols.link].kind != _SHT_STRTAB:
+        raise ValueError("the dynamic symbols have no names")
+    strings = sections[symbols.link]
+    if strings.size > _STRINGS_MAX:
+        raise ValueError("the names of the dynamic symbols are too long")
+    return _read(file, symbols.offset, symbols.size), _read(file, strings.offset, strings.size)
+
+
+def _file_offset(code: list[_Segment], address: int, size: int) -> int:
+    for segment in code:
+        if segment.address <= address < segment.address + segment.size:
+            offset = segment.offset + address - segment.address
+            if offset < size:
+                return offset
+            raise ValueError("a function is behind the file's end")
+    raise ValueError("a function is in no segment of code")
+
+
+def _header(file: int) -> tuple[int, ...]:
+    data = _read(file, 0, _HEADER.size)
+    if not data.startswith(_IDENT):
         raise ValueError("not a 64-bit little-endian ELF file")
-    (start,) = unpack_from("<Q", data, 32)
-    size, count = unpack_from("<HH", data, 54)
-    for at in range(start, start + count * size, size):
-        kind, offset, address, in_file = unpack_from("<I4xQQ8xQ", data, at)
-        yield kind, offset, address, in_file
+    return _HEADER.unpack(data)
+
+
+def _segments(file: int, header: tuple[int, ...]) -> list[_Segment]:
+    start, _, size, count, _, _ = header
+    if size != _PROGRAM.size or count > _PROGRAM_HEADERS_MAX:
+        raise ValueError("program headers of an odd size or number")
+    return [_Segment(*row) for row in _PROGRAM.iter_unpack(_read(file, start, size * count))]
+
+
+def _read(file: int, offset: int, size: int) -> bytes:
+    """Read a part of a file. Raises ValueError where the file does not have all of it."""
+    if offset > _FILE_MAX:
+        raise ValueError("a table is too far from the file's start")
+    data = os.pread(file, size, offset)
+    if len(data) < size:
+        raise ValueError("not an ELF file, or the file is cut")
+    return data

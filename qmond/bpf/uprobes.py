@@ -13,15 +13,17 @@ import functools
 import os
 import platform
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from struct import Struct, error, pack
+from struct import Struct, pack
 from typing import Final
 
 from qmond import procfs
-from qmond.bpf.elf import HEADERS_SIZE, is_static, symbol_offsets
+from qmond.bpf.elf import is_static, symbol_offsets
 from qmond.bpf.maps import bpf
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "NotProbedError",
     "UnsafeError",
     "attach",
+    "check_library",
     "close",
     "has_multi",
     "is_safe",
@@ -53,6 +56,10 @@ _UPROBE_TYPE: Final = Path("/sys/bus/event_source/devices/uprobe/type")
 
 _HOSTS_OWN: Final = {"x86_64": {"x86_64", "i386"}, "aarch64": {"aarch64", "arm"}}
 _LIBC: Final = re.compile(rb"(?:libc[.-]|ld-musl-)[^/]*$")
+_MAPS_MAX: Final = 4 << 20
+"""Bytes of /proc/PID/maps: a process may have 65,530 mappings."""
+_FUSE: Final = 0x65735546  # FUSE_SUPER_MAGIC
+_STATFS_SIZE: Final = 120  # struct statfs, whose first member is f_type
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,14 +97,33 @@ def parse_maps(data: bytes) -> str:
 
 def is_static_program(pid: int, root: Path = procfs.PROC) -> bool:
     """Whether what a process executes names no dynamic linker. Raises OSError, ValueError."""
-    return _is_static(_file(root / str(pid) / "exe"))
+    with _opened(root / str(pid) / "exe") as program:
+        return is_static(program)
+
+
+def check_library(file: int) -> None:
+    """Raise PermissionError where a file is not one that root alone can have made and can change.
+
+    A file of FUSE has the owner that its server says, and the kernel waits for that server.
+    """
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise PermissionError(errno.EPERM, "the C library is no regular file")
+    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EPERM, "others than root can change the C library")
+    system = ctypes.create_string_buffer(_STATFS_SIZE)
+    if _libc.fstatfs(file, system) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    if int.from_bytes(system.raw[:8], "little") == _FUSE:
+        raise PermissionError(errno.EPERM, "the C library is on a file system in user space")
 
 
 def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PROC) -> list[int]:
     """Probe the process that started at `start` clock ticks and executes a file of this name.
 
     Returns the descriptors to close. The caller has asked `is_safe`. Raises NotProbedError,
-    UnsafeError, and OSError where the kernel refuses.
+    UnsafeError, and OSError where the kernel refuses, or the library is not root's alone.
     """
     try:
         # through a descriptor of its directory no other process can be met that gets its ID
@@ -107,13 +133,16 @@ def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PR
     links: list[int] = []
     try:
         this = Path(f"/proc/self/fd/{directory}")
-        library = this / "map_files" / parse_maps((this / "maps").read_bytes())
-        offsets = _symbols(_file(library))
-        if offsets and _is(this, start, name):
-            links = _link(program, os.fsencode(library), offsets, procfs.read_own_pid(pid, root))
-            if not _is(this, start, name):
-                close(links)
-                raise NotProbedError("the process is another one now")
+        with (this / "maps").open("rb") as maps:
+            mapped = parse_maps(maps.read(_MAPS_MAX))
+        with _opened(this / "map_files" / mapped, check_library) as library:
+            offsets = _symbols(_identity(library))
+            if offsets and _is(this, start, name):
+                path = f"/proc/self/fd/{library}".encode()  # the file that was checked
+                links = _link(program, path, offsets, procfs.read_own_pid(pid, root))
+                if not _is(this, start, name):
+                    close(links)
+                    raise NotProbedError("the process is another one now")
     except (FileNotFoundError, ProcessLookupError, ValueError) as gone:
         raise NotProbedError("the process has ended, or has no ID here") from gone
     finally:
@@ -144,36 +173,51 @@ def _is(this: Path, start: int, name: str) -> bool:
     return stat.start == start and os.path.basename(exe) == name
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A file and how to get at it, which differs with each process."""
+def _no_check(_file: int) -> None:
+    """Check nothing."""
 
-    path: Path = field(compare=False)
+
+@contextmanager
+def _opened(path: Path, check: Callable[[int], None] = _no_check) -> Iterator[int]:
+    """Yield a regular file's descriptor; `check` is called before anything of it is opened.
+
+    Raises OSError, ValueError.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        check(place)
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise ValueError("no regular file")
+        file = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """Which file it is, in which state; and how it is open now."""
+
+    file: int = field(compare=False)
     device: int
     inode: int
     changed: int
 
 
-def _file(path: Path) -> _File:
-    status = path.stat()
-    return _File(path, status.st_dev, status.st_ino, status.st_mtime_ns)
+def _identity(file: int) -> _Identity:
+    status = os.fstat(file)
+    return _Identity(file, status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _symbols(library: _File) -> dict[str, int]:
+def _symbols(library: _Identity) -> dict[str, int]:
     try:
-        return symbol_offsets(library.path.read_bytes(), FUNCTIONS)
-    except (ValueError, error):
+        return symbol_offsets(library.file, FUNCTIONS)
+    except ValueError:
         return {}
-
-
-@functools.lru_cache(maxsize=64)
-def _is_static(program: _File) -> bool:
-    try:
-        with program.path.open("rb") as file:
-            return is_static(file.read(HEADERS_SIZE))
-    except error as wrong:
-        raise ValueError("no 64-bit ELF file") from wrong
 
 
 def _link(program: int, path: bytes, offsets: dict[str, int], pid: int) -> list[int]:
