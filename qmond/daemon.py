@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import platform
@@ -12,12 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from qmond import __version__, procfs
+from qmond import __version__
 from qmond.accounting import Accounts, Rates
-from qmond.adoption import adopt, look_up
+from qmond.adoption import Adoption
 from qmond.allocations import Allocations
 from qmond.bpf.probes import Settings
-from qmond.cgroups import CgroupPaths
 from qmond.clients import Source
 from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config, hold
@@ -29,8 +27,9 @@ from qmond.journal import BOOKS, State
 from qmond.journald import Journald
 from qmond.lives import Lives
 from qmond.logkeeper import LogKeeper
+from qmond.looker.asking import Lookers
 from qmond.messages import MessageId, about
-from qmond.processes import Process, ProcessTable
+from qmond.processes import Answer, Process, ProcessTable
 from qmond.redact import Redactor
 from qmond.reports import Reports
 from qmond.rounds import Rounds
@@ -47,6 +46,8 @@ _BUSY: Final = 1 << 18
 """Bytes in the ring that do not wait for that."""
 _UNFINISHED: Final = 0.2
 """Seconds that a program may take that began before its tracepoint was taken off."""
+_ADOPTING: Final = 1.0
+"""Seconds that the records wait at the start, for what already runs to be told before them."""
 _DRIFT_NS: Final = 1_000_000
 """The wall clock may be corrected gradually by so much before `time` follows it."""
 
@@ -74,12 +75,9 @@ class Daemon:
         self.rates = Rates()
         self.limits = limits(config.procfs)
         self.allocations = Allocations(probes, config.procfs, off=self._no_allocations(config))
-        self.processes = ProcessTable(
-            look_up(config.procfs) if not self.limits else lambda _pid: None,
-            CgroupPaths(),
-            self.allocations.verdict,
-            self.encoder.forget,
-        )
+        self.lookers = Lookers(config.procfs)
+        self.adoption = Adoption(probes, self.lookers, self._tell_adopted, self._spread_news)
+        self.processes = ProcessTable(self._ask, self.allocations.verdict, self.encoder.forget)
         self.reports = Reports(self)
         self.hub = Hub(
             config.socket,
@@ -215,8 +213,8 @@ class Daemon:
 
     # ---- start, stop, status -------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Put the settings in force, tell START, and adopt what already runs."""
+    async def begin(self) -> None:
+        """Put the settings in force, tell START, and begin to adopt what already runs."""
         self.tell(
             "START",
             {
@@ -234,11 +232,12 @@ class Daemon:
         self.probes.next_interval()
         for limit in self.limits:
             _log.warning("%s", limit)
-        if not self.limits:
-            for pid in procfs.pids(self.config.procfs):
-                if self.probes.is_tracked(pid):  # since before this daemon: it is entered
-                    self.processes[pid]
-        self._adopt_all()
+        self._adopt_all(resumed=self.kernel.state is not None)
+        ring, deadline = self.probes.ring, time.monotonic() + _ADOPTING
+        while not self.adoption.is_done and 2 * ring.used < ring.size:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(_REST)
 
     def _put_in_force(self) -> None:
         """Tell the kernel side what is wanted."""
@@ -254,12 +253,17 @@ class Daemon:
             )
         )
 
-    def _adopt_all(self) -> None:
-        """Adopt what already runs."""
+    def _adopt_all(self, *, resumed: bool = False) -> None:
+        """Begin to adopt what already runs."""
         if not self.limits:
-            for process in adopt(self.probes, self.config.match, self.config.procfs):
-                self._adopt(process)
-        self._spread_news()
+            self.adoption.begin(self.config.match, self.processes, resumed=resumed)
+
+    def _ask(self, pid: int, uid: int | None, answer: Answer) -> None:
+        """Look for a process that no record told of."""
+        if self.limits:
+            answer(None)
+        else:
+            self.adoption.ask(pid, uid, answer)
 
     def apply(self, config: Config) -> list[str]:
         """Go by another configuration; returns the keys that only a restart can change.
@@ -285,16 +289,15 @@ class Daemon:
         self.allocations.follow(news)
         self.rates.forget(news.ended)
 
-    def _adopt(self, process: Process) -> None:
-        """Enter and tell a process that already runs, and what it has that cannot be seen."""
-        adopted = self.processes.adopt(process)
-        self.tell("TRACK_ADOPT", adoption(adopted, self.redactor.hide))
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            for fd in procfs.read_io_urings(process.pid, self.config.procfs):
-                self.tell("IO_URING", {"pid": process.pid, "fd": fd})
+    def _tell_adopted(self, process: Process, rings: tuple[int, ...]) -> None:
+        """Tell a process that already ran, and what it has that cannot be seen."""
+        self.tell("TRACK_ADOPT", adoption(process, self.redactor.hide))
+        for fd in rings:
+            self.tell("IO_URING", {"pid": process.pid, "fd": fd})
 
     def end(self) -> None:
         """Watch nothing more, move what still waits, and tell END with the totals."""
+        self.adoption.end()
         self.kernel.detach()
         ring, deadline = self.probes.ring, time.monotonic() + _UNFINISHED
         last = ring.consumed[0] + ring.used

@@ -19,7 +19,7 @@ from qmond.bpf.ring import RingBuffer
 from qmond.clock import Anchor
 from qmond.compiler import Compiler
 from qmond.events import BY_NAME, EVENTS, NAMES, NUMBER
-from qmond.processes import Process, ProcessTable, text_of
+from qmond.processes import Process, ProcessTable, text_of, words_of
 from qmond.records import RECORD_FORMAT, Flag
 from qmond.redact import Redactor
 
@@ -63,7 +63,7 @@ def adoption(
         "ppid": process.ppid,
         "bin": process.bin,
         "origin": process.origin,
-        "argv": [text_of(hide(word)) for word in process.argv],
+        "argv": [text_of(hide(word)) for word in words_of(process.argv)],
         "guest": text_of(process.guest) if process.guest is not None else None,
         "arch": process.arch,
         "uid": process.uid,

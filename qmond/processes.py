@@ -2,7 +2,7 @@
 
 It follows the records in the order of the ring: a fork stands before the child's first event, an
 exec before the new program's. A process that the table does not know, because its record was
-lost, is looked up in procfs.
+lost, is asked for; the answer comes later, and until then the process has empty parts.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 import orjson
 
-from qmond import procfs
-from qmond.cgroups import container_of
 from qmond.clock import TICK_NS
 from qmond.events import NUMBER
 from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
+from qmond.texts import Texts
 
 __all__ = [
+    "Answer",
     "News",
     "Parents",
     "Process",
@@ -31,9 +32,8 @@ __all__ = [
     "guest_of",
     "json_text",
     "parse_parents",
-    "read_parents",
-    "read_process",
     "text_of",
+    "words_of",
 ]
 
 _ADOPT: Final = NUMBER["TRACK_ADOPT"]
@@ -42,6 +42,11 @@ _WITH_ARGUMENT: Final = frozenset(
     "0 B D E L R U cpu d dfilter g p plugin r rtsig-map s seed tb-size trace".split()  # noqa: SIM905
 )
 """Options of qemu-user that take the argument behind them: linux-user/main.c, QEMU 7.2 to 9.2."""
+
+_ASKED_MAX: Final = 4096
+"""Processes that are asked for at a time."""
+_CONFIRMED: Final = 256
+"""Processes that are asked for again at once, after a loss."""
 
 _INVALID: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
 _INTERPRETER: Final = re.compile(r"qemu-([a-z0-9_]+?)(-static)?")
@@ -61,6 +66,11 @@ def architecture(name: str) -> str | None:
     """Return the guest architecture that an interpreter's file name tells: `qemu-arm-static`."""
     match = _INTERPRETER.fullmatch(name)
     return match[1] if match else None
+
+
+def words_of(argv: bytes) -> list[bytes]:
+    """Return the words of a NUL-terminated argument vector."""
+    return argv.removesuffix(b"\0").split(b"\0") if argv else []
 
 
 def guest_of(
@@ -96,16 +106,16 @@ class Process:
     """A process under watch; `start` in ns since boot, in whole clock ticks as /proc has it.
 
     `pid` and `start` name it for ever. `tree` is the process under watch that it and its siblings
-    descend from: itself, where it came under watch by its own name. `truncated` says that its
-    command line was longer than what is known of it. `bin_json` and `suffix` are its constant
-    parts of a line, rendered once.
+    descend from: itself, where it came under watch by its own name. `argv` has its words, each
+    with a NUL behind it; `truncated` says that there is more of it than is known. `bin_json` and
+    `suffix` are its constant parts of a line, rendered once.
     """
 
     pid: int
     ppid: int = 0
     bin: str = ""
     origin: str = "unknown"
-    argv: tuple[bytes, ...] = ()
+    argv: bytes = b""
     comm: str = ""
     guest: bytes | None = None
     arch: str | None = None
@@ -125,55 +135,13 @@ class Process:
         """Return the same with its constant parts."""
         arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
         guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
-        return replace(self, bin_json=orjson.dumps(self.bin), suffix=arch + guest)
+        name = b"%b" % orjson.dumps(self.bin)  # a copy: what orjson returns holds kilobytes
+        return replace(self, bin_json=name, suffix=arch + guest)
 
     def is_same_image(self, other: Process) -> bool:
         """Whether that is this process, running what it runs."""
         mine = self.start, self.bin, self.argv
         return mine == (other.start, other.bin, other.argv)
-
-
-def read_process(pid: int, root: Path = procfs.PROC) -> Process:
-    """Return what procfs says of a process that already runs. Raises OSError, ValueError."""
-    stat = procfs.read_stat(pid, root)
-    living = procfs.alive(pid, root)
-    exe = procfs.read_exe(*living)
-    argv = procfs.read_cmdline(*living)
-    filename = procfs.read_execfn(*living) or exe
-    name = text_of(os.path.basename(exe))
-    arch = architecture(name)
-    # through binfmt_misc the path that was asked for is the guest's, not the interpreter's
-    interpreted = architecture(text_of(os.path.basename(filename))) is None
-    guest = guest_of(filename, argv, emulated=arch is not None, interpreted=interpreted)
-    cgroup = procfs.read_cgroup(pid, root)
-    return Process(
-        pid=pid,
-        ppid=stat.ppid,
-        tree=pid,
-        bin=name,
-        origin="procfs",
-        argv=tuple(argv),
-        comm=text_of(stat.comm),
-        guest=guest,
-        arch=arch,
-        launch="nested" if arch is None else "binfmt" if interpreted else "direct",
-        uid=procfs.read_uid(pid, root),
-        cgroup=cgroup,
-        container=container_of(cgroup),
-        start=stat.start * TICK_NS,
-        parents=tuple(read_parents(stat.ppid, root)),
-    ).rendered()
-
-
-def read_parents(pid: int, root: Path = procfs.PROC) -> Iterator[tuple[int, str]]:
-    """Yield a process and its ancestors, as far as they can be seen."""
-    for _ in range(PARENTS_MAX):
-        try:
-            stat = procfs.read_stat(pid, root)
-        except (OSError, ValueError):
-            return
-        yield pid, text_of(stat.comm)
-        pid = stat.ppid
 
 
 class News(NamedTuple):
@@ -184,49 +152,54 @@ class News(NamedTuple):
     over_budget: list[int]
 
 
+Answer = Callable[[Process | None], Process | None]
+"""What is called with a process as it was found, or None; returns it if it was entered."""
+
+
 class ProcessTable:
     """The processes under watch, by tgid.
 
-    `look_up` is asked for a process that no record told of, and may answer None; `cgroup_path`
-    for the path of a cgroup v2 ID; `allocations` whether a process' are counted, in a word.
-    `changed` hears of each process whose constant parts of a line are not what they were.
+    `ask` is asked for a process that no record told of, with its user where that is known, and
+    answers later, or at once, or None; what a record tells meanwhile stands. `allocations` says
+    whether a process' are counted, in a word. `changed` hears of each process whose constant parts
+    of a line are not what they were.
     """
 
     def __init__(
         self,
-        look_up: Callable[[int], Process | None],
-        cgroup_path: Callable[[int], str | None],
+        ask: Callable[[int, int | None, Answer], object],
         allocations: Callable[[Process], str],
         changed: Callable[[int], None],
     ) -> None:
-        self._look_up = look_up
-        self._cgroup_path = cgroup_path
+        self._ask = ask
         self._allocations = allocations
         self._changed = changed
         self._processes: dict[int, Process] = {}
-        self._doubted: set[int] = set()
+        self._asked: dict[int, object] = {}
+        self._doubted: dict[int, None] = {}
         self._unknown: dict[int, Process] = {}
+        self._texts = Texts()
         self._news = News([], [], [])
 
     def __len__(self) -> int:
         return len(self._processes)
 
     def __iter__(self) -> Iterator[Process]:
-        for pid in tuple(self._doubted):
-            self._confirm(pid)
-        return iter(tuple(self._processes.values()))
+        return iter([self._shown(process) for process in self._processes.values()])
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._processes
 
     def __getitem__(self, pid: int) -> Process:
         """Return a process; one that nobody knows anything of has empty parts."""
-        if pid in self._doubted:
-            self._confirm(pid)
-        known = self._processes.get(pid) or self._unknown.get(pid)
+        known = self._processes.get(pid)
         if known is None:
-            known = self._look_up(pid)
-            if known is not None:
-                return self.adopt(known)
-            known = self._unknown[pid] = Process(pid)
-        return known
+            self._question(pid, None)
+            known = self._processes.get(pid)  # where the answer came at once
+        elif pid in self._doubted:
+            self._question(pid, known.uid)
+            known = self._processes[pid]
+        return self._shown(known) if known else self._unknown.setdefault(pid, Process(pid))
 
     def uid_of(self, pid: int) -> int | None:
         """Return the real user ID of a process, where it is known."""
@@ -247,6 +220,11 @@ class ProcessTable:
         self._enter(process)
         return process
 
+    def expect(self, pid: int) -> Answer:
+        """Return what takes a process that somebody else has asked for."""
+        ticket = self._asked[pid] = object()
+        return partial(self._answer, pid, ticket)
+
     def fork(self, parent: int, child: int, start: int) -> None:
         """Enter a child that was made `start` ns after boot: until it execs, it is its parent."""
         known = self[parent]
@@ -261,6 +239,8 @@ class ProcessTable:
                 parents=((parent, known.comm), *known.parents)[:PARENTS_MAX],
             )
         )
+        if parent not in self._processes or parent in self._doubted:
+            self._doubted[child] = None
 
     def note_over_budget(self, pid: int) -> None:
         """Take note that a process allocates more often than it may be counted for."""
@@ -268,18 +248,30 @@ class ProcessTable:
 
     def forget(self, pid: int) -> None:
         """Drop a process that has ended."""
-        self._processes.pop(pid, None)
-        self._doubted.discard(pid)
+        if known := self._processes.pop(pid, None):
+            self._drop_texts(known)
+        self._doubted.pop(pid, None)
+        self._asked.pop(pid, None)
         self._changed(pid)
         self._news.ended.append(pid)
 
     def doubt(self, is_tracked: Callable[[int], bool]) -> None:
-        """Drop who is not under watch any more, look the others up again: records were lost."""
+        """Drop who is not under watch any more, ask for the others again: records were lost.
+
+        Until the answers are there, nothing is told of what they run.
+        """
         for pid in [pid for pid in self._processes if not is_tracked(pid)]:
             self.forget(pid)
-        self._doubted = set(self._processes)
+        self._asked.clear()
+        self._doubted = dict.fromkeys(self._processes)
         for pid in self._doubted:
             self._changed(pid)
+
+    def confirm(self) -> None:
+        """Ask for some of those that are in doubt."""
+        for pid in tuple(islice(self._doubted, _CONFIRMED)):
+            self._doubted[pid] = self._doubted.pop(pid)  # the others have their turn next time
+            self._question(pid, self._processes[pid].uid)
 
     def take_news(self) -> News:
         """Return what was learned since the last call."""
@@ -291,54 +283,90 @@ class ProcessTable:
 
     def image(self, record: bytes) -> Process:
         """Enter what an image record tells: a process executes a program from here on."""
-        _, pid, _, number, _, flags, ppid, uid, cgroup, start = IMAGE_FORMAT.unpack_from(record)
+        _, pid, _, number, _, flags, ppid, uid, _, start = IMAGE_FORMAT.unpack_from(record)
         strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
-        name, filename, arguments = record[strings:].split(b"\0", 2)
-        argv = procfs.parse_cmdline(arguments)
+        name, filename, argv = record[strings:].split(b"\0", 2)
         text = text_of(name)
         arch = architecture(text)
         interpreted = bool(flags & Flag.INTERPRETED)
-        guest = guest_of(filename, argv, emulated=arch is not None, interpreted=interpreted)
+        words = words_of(argv)
+        guest = guest_of(filename, words, emulated=arch is not None, interpreted=interpreted)
         launch = "binfmt" if interpreted else "direct"
         if number == _ADOPT:
             parents, tree = parse_parents(record[IMAGE_FORMAT.size : strings]), pid
         else:
             launch, known = "nested", self[pid]
             parents, tree = known.parents, known.tree or pid
-        path = self._cgroup_path(cgroup)
         process = Process(
             pid=pid,
             ppid=ppid,
             tree=tree,
             bin=text,
             origin="exec",
-            argv=tuple(argv),
+            argv=argv,
             truncated=bool(flags & Flag.TRUNCATED),
             comm=text_of(os.path.basename(filename)[:15]),
             guest=guest,
             arch=arch,
             launch=launch,
             uid=uid,
-            cgroup=path,
-            container=container_of(path),
             start=start // TICK_NS * TICK_NS,
             parents=parents,
         )
         return self.adopt(process.rendered())
 
-    def _enter(self, process: Process) -> None:
-        self._processes[process.pid] = process
-        self._doubted.discard(process.pid)
-        self._unknown.pop(process.pid, None)
-        self._changed(process.pid)
-        self._news.started.append(process)
+    def _shown(self, known: Process) -> Process:
+        """Return a process as it may be told: who is in doubt may run something else."""
+        if known.pid not in self._doubted:
+            return known
+        return replace(known, argv=b"", guest=None, arch=None, bin_json=b'""', suffix=b"")
 
-    def _confirm(self, pid: int) -> None:
-        """Look a process up again: it may execute another program, or be another one."""
-        self._doubted.discard(pid)
-        found = self._look_up(pid)
-        if found is not None and not found.is_same_image(self._processes[pid]):
-            self.adopt(found)
+    def _enter(self, process: Process) -> None:
+        pid = process.pid
+        before, kept = self._processes.get(pid), self._with_texts(process)
+        if before is not None:
+            self._drop_texts(before)
+        self._processes[pid] = kept
+        self._doubted.pop(pid, None)
+        self._asked.pop(pid, None)
+        self._unknown.pop(pid, None)
+        self._changed(pid)
+        self._news.started.append(kept)
+
+    def _with_texts(self, process: Process) -> Process:
+        """Return a process as it is kept: without the texts that there is no room for."""
+        argv = self._texts.take(process.argv) or b""
+        guest, suffix = self._texts.take(process.guest or b""), self._texts.take(process.suffix)
+        if guest is not None and suffix is not None:
+            return replace(process, argv=argv, guest=process.guest and guest, suffix=suffix)
+        for text in (guest, suffix):
+            self._texts.drop(text or b"")
+        return replace(process, argv=argv, guest=None).rendered()
+
+    def _drop_texts(self, process: Process) -> None:
+        for text in (process.argv, process.guest or b"", process.suffix):
+            self._texts.drop(text)
+
+    def _question(self, pid: int, uid: int | None) -> None:
+        """Ask for a process, unless it is asked for already."""
+        if pid not in self._asked and len(self._asked) < _ASKED_MAX:
+            self._ask(pid, uid, self.expect(pid))
+
+    def _answer(self, pid: int, ticket: object, found: Process | None) -> Process | None:
+        """Take an answer, unless records have told of the process since it was asked for."""
+        if self._asked.get(pid) is not ticket:
+            return None
+        del self._asked[pid]
+        if found is None:
+            return None
+        known = self._processes.get(pid)
+        if known is not None and found.is_same_image(known):
+            self._doubted.pop(pid, None)
+            self._changed(pid)
+            return known
+        if known is not None and found.start == known.start:  # it executes another program
+            found = replace(found, tree=known.tree)
+        return self.adopt(found)
 
 
 def parse_parents(data: bytes) -> Parents:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from struct import iter_unpack
 from typing import Final
@@ -21,7 +22,6 @@ __all__ = [
     "is_hosts",
     "parse_auxv",
     "parse_cgroup",
-    "parse_cmdline",
     "parse_nspid",
     "parse_stat",
     "parse_uid",
@@ -69,11 +69,6 @@ def parse_stat(data: bytes) -> Stat:
     )
 
 
-def parse_cmdline(data: bytes) -> list[bytes]:
-    """Parse a NUL-terminated argument vector."""
-    return data.removesuffix(b"\0").split(b"\0") if data else []
-
-
 def parse_uid(data: bytes) -> int:
     """Return the real user ID of /proc/PID/status. Raises ValueError."""
     for line in data.splitlines():
@@ -90,11 +85,11 @@ def parse_nspid(data: bytes) -> list[int]:
     raise ValueError("no NSpid line")
 
 
-def parse_cgroup(data: bytes) -> str | None:
+def parse_cgroup(data: bytes) -> bytes | None:
     """Return the cgroup v2 path of /proc/PID/cgroup, if there is that hierarchy."""
-    for line in data.decode(errors="replace").splitlines():
-        if line.startswith("0::"):
-            return line.removeprefix("0::")
+    for line in data.split(b"\n"):
+        if line.startswith(b"0::"):
+            return line.removeprefix(b"0::")
     return None
 
 
@@ -127,13 +122,13 @@ def alive(pid: int, root: Path = PROC) -> tuple[int, Path]:
     return pid, root
 
 
-def read_cmdline(pid: int, root: Path = PROC) -> list[bytes]:
+def read_cmdline(pid: int, root: Path = PROC) -> bytes:
     """Read as much of /proc/PID/cmdline as the kernel side does, of what may be megabytes.
 
     Raises OSError where the process is gone.
     """
     with (root / str(pid) / "cmdline").open("rb") as file:
-        return parse_cmdline(file.read(ARGV_MAX))
+        return file.read(ARGV_MAX)
 
 
 def read_uid(pid: int, root: Path = PROC) -> int:
@@ -141,7 +136,7 @@ def read_uid(pid: int, root: Path = PROC) -> int:
     return parse_uid((root / str(pid) / "status").read_bytes())
 
 
-def read_cgroup(pid: int, root: Path = PROC) -> str | None:
+def read_cgroup(pid: int, root: Path = PROC) -> bytes | None:
     """Read the cgroup v2 path. Raises OSError where the process is gone."""
     return parse_cgroup((root / str(pid) / "cgroup").read_bytes())
 
@@ -176,15 +171,19 @@ def read_own_pid(pid: int, root: Path = PROC) -> int:
     return own
 
 
-def read_io_urings(pid: int, root: Path = PROC) -> Iterator[int]:
-    """Yield the descriptors of a process that are io_uring's. Raises OSError where it is gone."""
+def read_io_urings(pid: int, root: Path = PROC, most: int = 4096) -> Iterator[int]:
+    """Yield the descriptors of a process that are io_uring's, of so many that are looked at.
+
+    Raises OSError where it is gone.
+    """
     folder = root / str(pid) / "fd"
-    for name in os.listdir(folder):
-        try:
-            if os.readlink(folder / name) == "anon_inode:[io_uring]":
-                yield int(name)
-        except FileNotFoundError:  # closed meanwhile
-            continue
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, most):
+            try:
+                if os.readlink(entry.path) == "anon_inode:[io_uring]":
+                    yield int(entry.name)
+            except FileNotFoundError:  # closed meanwhile
+                continue
 
 
 def read_execfn(pid: int, root: Path = PROC) -> bytes | None:

@@ -18,6 +18,8 @@ __all__ = ["Rounds"]
 
 _log = logging.getLogger(__name__)
 
+_DOUBT: Final = 5.0
+"""Seconds after a loss until the processes are doubted, though the ring is never empty."""
 _SETTLE: Final = 0.02
 """Seconds until programs of the kernel side that run at this moment are surely done."""
 
@@ -38,6 +40,7 @@ class Rounds:
     def __init__(self, daemon: Telling) -> None:
         self._of = daemon
         self._lost_since: dict[str, int] = {}  # by stage
+        self._doubt_by = float("inf")
 
     def begin(self) -> None:
         """Count losses from now on."""
@@ -73,6 +76,7 @@ class Rounds:
                 continue
             self.tell_losses()
             self.tell_suppressed()
+            of.processes.confirm()
             of.rates.tick()
 
     def finish(self) -> None:
@@ -96,8 +100,9 @@ class Rounds:
         of, now = self._of, time.monotonic_ns()
         stages = ("ring",) if of.keeper.failing and not at_last else ("ring", "log")
         lost = of.accounts.newly_lost(of.probes.counters(), stages)
-        if "ring" in lost and not of.probes.ring.used:
-            of.processes.doubt(of.probes.is_tracked)
+        if "ring" in lost:
+            self._doubt_by = min(self._doubt_by, time.monotonic() + _DOUBT)
+        self._doubt()
         for stage, by_event in lost.items():
             count = sum(by_event.values())
             since = of.encoder.moment(self._lost_since[stage])
@@ -110,6 +115,13 @@ class Rounds:
                 )
             of.tell("LOST", {"stage": stage, "count": count, "by_event": by_event, "since": since})
         self._lost_since |= dict.fromkeys(stages, now)
+
+    def _doubt(self) -> None:
+        """Doubt the processes after a loss, when all that was before it has been read."""
+        of, now = self._of, time.monotonic()
+        if self._doubt_by < float("inf") and (now > self._doubt_by or not of.probes.ring.used):
+            self._doubt_by = float("inf")
+            of.processes.doubt(of.probes.is_tracked)
 
     def tell_suppressed(self) -> None:
         """Tell what limits held back since the last time."""

@@ -18,15 +18,14 @@ from qmond.calls import NAMES as CALL_NAMES
 from qmond.clock import Anchor
 from qmond.encode import Encoder, address, ending
 from qmond.events import EVENTS, NUMBER, PUBLIC
-from qmond.processes import Process, ProcessTable
+from qmond.processes import Answer, Process, ProcessTable
 from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, RECORD_FORMAT, Flag
 
 ANCHOR = Anchor(1_700_000_000_000_000_000)
 
 
 def table(changed: Callable[[int], None] = lambda _pid: None) -> ProcessTable:
-    cgroups = {7: "/user.slice"}
-    return ProcessTable(lambda _pid: None, cgroups.get, lambda _process: "counted", changed)
+    return ProcessTable(lambda _pid, _uid, answer: answer(None), lambda _: "counted", changed)
 
 
 class Ring:
@@ -127,7 +126,7 @@ def test_a_process_is_named_from_its_exec_on_and_its_child_from_the_fork_on() ->
     adopted, before, after = found
     assert adopted["argv"] == ["x", "./prog", "-v"]
     assert (adopted["guest"], adopted["arch"], adopted["uid"]) == ("./prog", "arm", 1000)
-    assert (adopted["cgroup"], adopted["start"]) == ("/user.slice", 5.01)
+    assert adopted["start"] == 5.01
     assert (before["bin"], before["arch"], before["guest"]) == ("qemu-arm-static", "arm", "./prog")
     assert (after["bin"], after.get("arch"), after["guest"]) == ("sh", None, "/bin/sh")
     assert [line["seq"] for line in found] == [1, 2, 3]
@@ -294,7 +293,9 @@ def test_many_processes_come_and_go() -> None:
     """The names of a thousand processes, each entered, changed and forgotten in between."""
     encoder = Encoder()
     known: dict[int, Process] = {}
-    processes = ProcessTable(known.get, lambda _id: None, lambda _p: "", encoder.forget)
+    processes = ProcessTable(
+        lambda pid, _uid, answer: answer(known.get(pid)), lambda _: "", encoder.forget
+    )
     for step in range(5000):
         pid = step * 7919 % 1000 * 64 + 1
         if step % 3:
@@ -387,11 +388,14 @@ def test_every_event_of_a_record_is_known_to_the_encoder() -> None:
 
 def test_a_process_is_looked_up_where_its_record_was_lost() -> None:
     known = Process(42, bin="qemu-arm", guest=b"/found", arch="arm").rendered()
+    asked: list[Answer] = []
+    encoder = Encoder()
     processes = ProcessTable(
-        lambda pid: known if pid == 42 else None,
-        lambda _id: None,
-        lambda _process: "static",
-        lambda _pid: None,
+        lambda _pid, _uid, answer: asked.append(answer), lambda _: "static", encoder.forget
     )
-    (line,) = drained(Encoder(), Ring(record("SENDTO", a=1)), processes)
+    (line,) = drained(encoder, Ring(record("SENDTO", a=1)), processes)
+    assert "guest" not in json.loads(line), "no event waits for the answer"
+    asked[0](known)
+    encoder.begin()
+    (line,) = drained(encoder, Ring(record("SENDTO", a=1)), processes)
     assert json.loads(line)["guest"] == "/found"

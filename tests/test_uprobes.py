@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qmond.bpf.uprobes import NotProbedError, UnsafeError, check_library, is_safe, parse_maps
+from qmond.allocations import is_safe
+from qmond.bpf.uprobes import NotProbedError, UnsafeError, check_library, parse_maps
 
 MAPS = b"""\
 55d0c0000000-55d0c0100000 r-xp 00000000 fe:00 1 /usr/bin/qemu-aarch64

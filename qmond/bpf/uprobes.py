@@ -34,7 +34,6 @@ __all__ = [
     "check_library",
     "close",
     "has_multi",
-    "is_safe",
     "is_static_program",
     "parse_maps",
 ]
@@ -54,7 +53,6 @@ _PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
 _CLOSE_ON_EXEC: Final = 8
 _UPROBE_TYPE: Final = Path("/sys/bus/event_source/devices/uprobe/type")
 
-_HOSTS_OWN: Final = {"x86_64": {"x86_64", "i386"}, "aarch64": {"aarch64", "arm"}}
 _LIBC: Final = re.compile(rb"(?:libc[.-]|ld-musl-)[^/]*$")
 _MAPS_MAX: Final = 4 << 20
 """Bytes of /proc/PID/maps: a process may have 65,530 mappings."""
@@ -70,11 +68,6 @@ class NotProbedError(Exception):
 
 class UnsafeError(Exception):
     """The guest has the C library's file mapped too."""
-
-
-def is_safe(arch: str | None, host: str) -> bool:
-    """Whether no guest of that architecture can run the host's libc as its own code."""
-    return arch is not None and arch not in _HOSTS_OWN.get(host, {arch})
 
 
 def parse_maps(data: bytes) -> str:
@@ -122,8 +115,9 @@ def check_library(file: int) -> None:
 def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PROC) -> list[int]:
     """Probe the process that started at `start` clock ticks and executes a file of this name.
 
-    Returns the descriptors to close. The caller has asked `is_safe`. Raises NotProbedError,
-    UnsafeError, and OSError where the kernel refuses, or the library is not root's alone.
+    Returns the descriptors to close. The guest's architecture must not be the host's. Raises
+    NotProbedError, UnsafeError, and OSError where the kernel refuses, or the library is not root's
+    alone.
     """
     try:
         # through a descriptor of its directory no other process can be met that gets its ID
