@@ -169,12 +169,11 @@ TESTED_TOGETHER = {
     "__init__": "test_ctl",
     "allocations": "root/test_allocations",
     "guard": "root/test_safety",
-    "requests": "test_looker",
-    "scan": "test_looker",
-    "process": "test_looker",
-    "waiting": "test_looker",
-    "child": "test_looker",
-    "asking": "test_looker",
+    "requests": "test_asking",
+    "scan": "test_asking",
+    "process": "test_asking",
+    "waiting": "test_asking",
+    "child": "test_asking",
     "texts": "test_processes",
     "access": "root/test_socket",
     "clients": "test_server",
@@ -252,6 +251,19 @@ def test_qmonctl_and_the_client_need_nothing_of_the_daemon() -> None:
 def test_bcc_is_imported_by_the_loader_alone() -> None:
     importers = [name_of(path) for path in MODULES if "from bcc import" in path.read_text()]
     assert importers == ["bpf.load"]
+
+
+def test_what_others_can_hold_is_read_by_the_lookers_alone() -> None:
+    """Procfs, memory, executables, libraries: the daemon itself reads none of it as it runs."""
+    readers = {"procfs", "bpf.elf", "bpf.uprobes", "looker.scan", "looker.process"}
+    allowed = {
+        "startup": {"procfs"},  # whose processes a procfs has, once
+        "bpf.load": {"bpf.uprobes"},  # what the kernel can do, in a process of its own
+    }
+    for path in MODULES:
+        name = name_of(path)
+        if name not in readers and not name.startswith("ctl."):
+            assert imports(path) & readers <= allowed.get(name, set()), name
 
 
 def test_modules_stay_under_400_lines() -> None:

@@ -5,9 +5,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from struct import pack
 
 import pytest
+from elves import CODE, HEADERS, SYMBOL, elf, library
 
 from qmond.bpf.elf import is_static, symbol_offsets
 
@@ -67,43 +67,6 @@ def test_a_dynamic_program_names_its_linker(tmp_path: Path) -> None:
 
 
 # ---- files of others ---------------------------------------------------------------------------
-
-Segment = tuple[int, int, int, int, int]  # type, flags, offset, address, size
-Section = tuple[int, int, int, int]  # type, offset, size, link
-CODE: Segment = (1, 5, 0, 0, 4096)
-SYMBOL, HEADERS = 24, 64 + 56 + 2 * 64
-
-
-def elf(
-    sections: list[Section],
-    segments: list[Segment],
-    body: bytes = b"",
-    *,
-    section_size: int = 64,
-    segment_size: int = 56,
-    more: int = 0,
-) -> bytes:
-    """Return a file; its header names `more` sections than there are."""
-    at = 64 + 56 * len(segments)
-    head = b"\x7fELF\x02\x01\x01" + bytes(9)
-    sizes = (64, segment_size, len(segments), section_size, len(sections) + more, 0)
-    head += pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, at, 0, *sizes)
-    for kind, flags, offset, address, size in segments:
-        head += pack("<IIQQQQQQ", kind, flags, offset, address, address, size, size, 4096)
-    for kind, offset, size, link in sections:
-        head += pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, size, link, 0, 0, SYMBOL)
-    return head + body
-
-
-def symbol(name_at: int, address: int) -> bytes:
-    return pack("<IBBHQQ", name_at, 0x12, 0, 1, address, 8)
-
-
-def library(address: int, segment: Segment = CODE, name: bytes = b"malloc\0") -> bytes:
-    """Return a file that has malloc at an address."""
-    table = bytes(SYMBOL) + symbol(1, address)
-    tables = [(11, HEADERS, len(table), 1), (3, HEADERS + len(table), 1 + len(name), 0)]
-    return elf(tables, [segment], table + b"\0" + name)
 
 
 def test_finds_a_function_where_it_is() -> None:

@@ -16,27 +16,36 @@ import pytest
 from conftest import Build, StartQmond
 from harness import PATIENCE, Qmond, wait_until, waiting
 
+LOOKER = """
+import sys
+from qmond.looker import asking
+begin = "from qmond.looker.process import main; main()"
+asking.COMMAND = (sys.executable, "-P", "-c", {!r} + begin)
+"""
+"""Statements by which a looker begins with others."""
+
 NO_RULE = {
     "architecture": """
-from qmond.bpf import uprobes
-uprobes.is_safe = lambda arch, host: arch is not None
+from qmond import allocations
+allocations.is_safe = lambda arch, host: arch is not None
 """,
     "exec": """
-from qmond.allocations import Allocations, _Entry
-Allocations._close = lambda self, entry: None
+from qmond.guard import Guard
+Guard._take_out_urgently = lambda self: self._probes.urgently()
+Guard.take_out = lambda self, place: None
 """,
-    "mapping": """
+    "mapping": LOOKER.format("""
 from qmond.bpf import uprobes
 def find(data, before=uprobes.parse_maps):
     mine = [line for line in data.splitlines() if b"r--p 00000000" not in line]
     return before(b"\\n".join(mine))
 uprobes.parse_maps = find
-""",
-    "one process": """
+"""),
+    "one process": LOOKER.format("""
 from qmond.bpf import uprobes
 uprobes._multi = lambda program, path, offsets, pid, multi=uprobes._multi: multi(
     program, path, offsets, 0)
-""",
+"""),
 }
 """Statements that take a rule out of the daemon."""
 
