@@ -84,6 +84,11 @@ class Allocations:
         """Return how many processes are in each state."""
         return dict(Counter(entry.state for entry in self._entries.values()))
 
+    @property
+    def left_behind(self) -> int:
+        """How many lookers were killed and have not ended."""
+        return self._guard.left_behind
+
     def take_partial(self) -> list[int]:
         """Return whose probes were off for their budget's sake at some time since the last call."""
         partial, self._partial = self._partial, set()

@@ -55,6 +55,11 @@ class Guard:
         self._thread.start()
         self._ready.wait()
 
+    @property
+    def left_behind(self) -> int:
+        """How many lookers were killed and have not ended."""
+        return self._lookers.left_behind
+
     def put(self, place: Place) -> Future[str | None]:
         """Put probes in; the result is a word of OUTCOMES, or None: nobody knows.
 

@@ -16,6 +16,7 @@ from qmond.errors import ConfigError, LogError, RequestError
 from qmond.eventlog import EventLog
 from qmond.history import History
 from qmond.logkeeper import LogKeeper
+from qmond.looker.asking import Lookers
 from qmond.processes import ProcessTable
 from qmond.redact import Redactor
 from qmond.schema import table
@@ -40,6 +41,7 @@ class Running(Protocol):
     limits: list[str]
     redactor: Redactor
     processes: ProcessTable
+    lookers: Lookers
     allocations: Allocations
     hub: Any  # it is made with these answers
 
@@ -108,6 +110,7 @@ class Reports:
             "advice": of.accounts.advice(of.probes.counters(), ring.size),
             "tracked": len(of.processes),
             "allocations": of.allocations.states(),
+            "left_behind": of.lookers.left_behind + of.allocations.left_behind,
             "clients": [client.describe() for client in of.hub.clients],
             "log": of.log.describe() | {"failing": of.keeper.failing},
             "counters": self.totals(),

@@ -154,6 +154,25 @@ def test_one_that_crashes_is_replaced_after_a_while(monkeypatch: pytest.MonkeyPa
     play(story, "sys.exit(1)\n")
 
 
+@pytest.mark.parametrize("work", ["while True: pass", "bytearray(1 << 30)"])
+def test_an_answer_may_cost_so_much(
+    work: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asking, "_DEADLINE", 30.0)
+
+    async def story(lookers: Lookers) -> None:
+        assert await lookers.describe(1) is None
+
+    play(
+        story,
+        "from qmond.looker import process\nc.detach()\n"
+        "process._CPU['describe'] = 0.2\n"
+        f"def work(*_):\n    {work}\n"
+        "process.outline = work\nprocess.main()\n",
+    )
+    assert "hung up" in caplog.text
+
+
 class Held(Child):
     """A looker that SIGKILL does not end: it waits where the kernel lets nobody go."""
 

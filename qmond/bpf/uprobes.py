@@ -116,8 +116,8 @@ def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PR
     """Probe the process that started at `start` clock ticks and executes a file of this name.
 
     Returns the descriptors to close. The guest's architecture must not be the host's. Raises
-    NotProbedError, UnsafeError, and OSError where the kernel refuses, or the library is not root's
-    alone.
+    NotProbedError, UnsafeError, and OSError where the kernel refuses, the process has no ID here,
+    or the library is not root's alone.
     """
     try:
         # through a descriptor of its directory no other process can be met that gets its ID
@@ -127,18 +127,19 @@ def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PR
     links: list[int] = []
     try:
         this = Path(f"/proc/self/fd/{directory}")
+        own = _own_pid(pid, root)
         with (this / "maps").open("rb") as maps:
             mapped = parse_maps(maps.read(_MAPS_MAX))
         with _opened(this / "map_files" / mapped, check_library) as library:
             offsets = _symbols(_identity(library))
             if offsets and _is(this, start, name):
                 path = f"/proc/self/fd/{library}".encode()  # the file that was checked
-                links = _link(program, path, offsets, procfs.read_own_pid(pid, root))
+                links = _link(program, path, offsets, own)
                 if not _is(this, start, name):
                     close(links)
                     raise NotProbedError("the process is another one now")
     except (FileNotFoundError, ProcessLookupError, ValueError) as gone:
-        raise NotProbedError("the process has ended, or has no ID here") from gone
+        raise NotProbedError("the process has ended") from gone
     finally:
         os.close(directory)
     if not links:
@@ -159,6 +160,13 @@ def has_multi(program: int) -> bool:
     except OSError as refusal:
         return refusal.errno == errno.EBADF  # it went on to look at the file, which is a directory
     return True
+
+
+def _own_pid(pid: int, root: Path) -> int:
+    try:
+        return procfs.read_own_pid(pid, root)
+    except ValueError as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
 
 
 def _is(this: Path, start: int, name: str) -> bool:

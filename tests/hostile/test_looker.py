@@ -77,7 +77,7 @@ def test_memory_that_never_comes_holds_nobody(qmond: StartQmond, build: Build) -
             held = wait_until(lambda: [e for e in daemon.events() if e.get("pid") == pid])[0]
             assert (held["event"], held["uid"], held["arch"]) == ("TRACK_ADOPT", 65534, "mute")
             assert (held["guest"], held["argv"]) == (None, [])
-            assert daemon.status()["tracked"] > 0
+            assert daemon.status()["left_behind"] == 1
             assert daemon.ctl("ps").returncode == 0
             daemon.end(PROMPT)
         wait_until(lambda: not lookers(daemon))
