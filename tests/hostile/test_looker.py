@@ -85,7 +85,7 @@ def test_memory_that_never_comes_holds_nobody(qmond: StartQmond, build: Build) -
 
 LIBRARIES = {
     "sparse": library(0x20),
-    "tables": elf([(11, 4096, SYMBOL, 1)] * 65_280, [CODE]),
+    "tables": elf([(11, 4096, SYMBOL * 100_000, 1)] * 65_280, [CODE]),
     "nowhere": library(0x10000),
     "behind": library(4000),
 }
