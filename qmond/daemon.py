@@ -148,6 +148,7 @@ class Daemon:
         self.follow_clock()
         self.encoder.begin()
         moved = self.encoder.drain(ring, self.processes)
+        self.accounts.not_logged.update(self.encoder.take_failed())
         self.moved = time.monotonic()
         self._deliver()
         self._spread_news()
@@ -271,7 +272,7 @@ class Daemon:
         self.hub.configure(config.socket, config.mask)
         self.config = config
         self.redactor = Redactor(config.redact)
-        self.encoder.redact(self.redactor)
+        self.encoder.masking.configure(self.redactor)
         self.log.configure(config.log)
         self.lives.configure(config.log)
         self.forward.configure(config.journal)
@@ -288,7 +289,7 @@ class Daemon:
     def _adopt(self, process: Process) -> None:
         """Enter and tell a process that already runs, and what it has that cannot be seen."""
         adopted = self.processes.adopt(process)
-        self.tell("TRACK_ADOPT", adoption(adopted, self.redactor.hide))
+        self.tell("TRACK_ADOPT", adoption(adopted, self.encoder.masking.argv(adopted)))
         with contextlib.suppress(OSError):  # it has ended meanwhile
             for fd in procfs.read_io_urings(process.pid, self.config.procfs):
                 self.tell("IO_URING", {"pid": process.pid, "fd": fd})

@@ -7,6 +7,7 @@ lost, is looked up in procfs.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import orjson
 from qmond import procfs
 from qmond.cgroups import container_of
 from qmond.clock import TICK_NS
+from qmond.escape import json_bytes
 from qmond.events import NUMBER
 from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
 
@@ -54,7 +56,7 @@ def text_of(data: bytes) -> str:
 
 def json_text(data: bytes) -> bytes:
     """Return bytes as a JSON string, as `text_of` has them."""
-    return orjson.dumps(text_of(data))
+    return json_bytes(text_of(data))
 
 
 def architecture(name: str) -> str | None:
@@ -125,6 +127,8 @@ class Process:
         """Return the same with its constant parts."""
         arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
         guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
+        if self.guest is not None and text_of(self.guest).encode() != self.guest:
+            guest += b',"guest_b64":"' + base64.b64encode(self.guest) + b'"'
         return replace(self, bin_json=orjson.dumps(self.bin), suffix=arch + guest)
 
     def is_same_image(self, other: Process) -> bool:

@@ -73,3 +73,4 @@ class Flag:
     FAULT: Final = 2  # a page of it could not be read
     COUNTED: Final = 4  # the record is in the kernel's `seen`: a line must come of it
     INTERPRETED: Final = 8  # an image that binfmt_misc or a #! line started, not its own name
+    WITHHELD: Final = 16  # the line has no text; the encoder says so, never the kernel
