@@ -103,7 +103,6 @@ EVENTS: Final = (
         "execve or execveat of a monitored process",
         "sys_enter",
         (_PID, *text("filename", "the path as it was asked for")),
-        rare=True,
     ),
     Event(
         "READ",
@@ -143,7 +142,6 @@ EVENTS: Final = (
             flag("fault", Flag.FAULT, "true where a page of it could not be read"),
             exact("addr"),
         ),
-        rare=True,
     ),
     Event(
         "SENDTO",
@@ -311,7 +309,6 @@ EVENTS: Final = (
             ),
         ),
         own=True,
-        rare=True,
     ),
     Event(
         "CLOCK",

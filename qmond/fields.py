@@ -70,7 +70,6 @@ class Event:
     thread: bool = True  # a thread's event: `tid` is added
     process: bool = True  # a process' event: `arch` and `guest` are added
     state: bool = False  # the process table follows it: sent whether it is wanted or not
-    rare: bool = False  # gets through when a storm of others has filled the ring
     own: bool = False  # qmond's own: the original interface does not have it
     internal: bool = False  # for the process table alone: no line is made of it
     statistic: bool = False  # carries its name as `evt`

@@ -32,6 +32,7 @@ __all__ = [
     "architecture",
     "guest_of",
     "json_text",
+    "parse_cgroup_names",
     "parse_parents",
     "read_parents",
     "read_process",
@@ -295,9 +296,9 @@ class ProcessTable:
 
     def image(self, record: bytes) -> Process:
         """Enter what an image record tells: a process executes a program from here on."""
-        _, pid, _, number, _, flags, ppid, uid, cgroup, start = IMAGE_FORMAT.unpack_from(record)
+        _, pid, _, number, _, flags, ppid, uid, start = IMAGE_FORMAT.unpack_from(record)
         strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
-        name, filename, arguments = record[strings:].split(b"\0", 2)
+        name, filename, cgroup, arguments = record[strings:].split(b"\0", 3)
         argv = procfs.parse_cmdline(arguments)
         text = text_of(name)
         arch = architecture(text)
@@ -309,7 +310,9 @@ class ProcessTable:
         else:
             launch, known = "nested", self[pid]
             parents, tree = known.parents, known.tree or pid
-        path = self._cgroup_path(cgroup)
+        if flags & Flag.TRUNCATED and argv and guest is argv[-1]:
+            guest = None  # a part of its path
+        path = parse_cgroup_names(cgroup)
         process = Process(
             pid=pid,
             ppid=ppid,
@@ -343,6 +346,16 @@ class ProcessTable:
         found = self._look_up(pid)
         if found is not None and not found.is_same_image(self._processes[pid]):
             self.adopt(found)
+
+
+def parse_cgroup_names(data: bytes) -> str | None:
+    """Return the path of a cgroup, from the names up to the root as an image record has them.
+
+    None where they do not reach up to there.
+    """
+    if data and not data.endswith(b"/"):
+        return None
+    return text_of(b"/" + b"/".join(reversed(data.split(b"/")[:-1])))
 
 
 def parse_parents(data: bytes) -> Parents:

@@ -51,7 +51,6 @@ IMAGE: Final[Layout] = (
     *HEAD,
     ("ppid", "u32"),
     ("uid", "u32"),
-    ("cgroup", "u64"),  # the cgroup v2 ID, which is its directory's inode
     ("start", "u64"),  # task_struct.start_boottime, ns
 )
 

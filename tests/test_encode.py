@@ -26,8 +26,7 @@ ANCHOR = Anchor(1_700_000_000_000_000_000)
 
 
 def table(changed: Callable[[int], None] = lambda _pid: None) -> ProcessTable:
-    cgroups = {7: "/user.slice"}
-    return ProcessTable(lambda _pid: None, cgroups.get, lambda _process: "counted", changed)
+    return ProcessTable(lambda _pid: None, lambda _id: None, lambda _process: "counted", changed)
 
 
 class Ring:
@@ -76,9 +75,9 @@ def record(
 
 
 def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.COUNTED) -> bytes:
-    head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 7, 5_019_999_999)
+    head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 5_019_999_999)
     parents = [PARENT_FORMAT.pack(1, b"init")] + [bytes(PARENT_FORMAT.size)] * (PARENTS_MAX - 1)
-    return head + b"".join(parents) + b"\0".join([bin_, path, *argv, b""])
+    return head + b"".join(parents) + b"\0".join([bin_, path, b"user.slice/", *argv, b""])
 
 
 def lines(*records: bytes, fields: str = "full", window: int = 1 << 16) -> list[dict[str, Any]]:

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from qmond.processes import Process, ProcessTable, architecture, guest_of, text_of
+from qmond.processes import (
+    Process,
+    ProcessTable,
+    architecture,
+    guest_of,
+    parse_cgroup_names,
+    text_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +122,17 @@ def test_after_a_loss_the_ended_go_and_the_others_are_looked_up_again() -> None:
     assert processes[12].guest == b"/new", "its end, and a start with the same ID, were lost"
     assert processes[13].argv == SHELL.argv, "it cannot be looked up: what was known stays"
     assert processes.take_news().ended == [11]
+
+
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        (b"", "/"),
+        (b"user.slice/", "/user.slice"),
+        (b"leaf/middle/top/", "/top/middle/leaf"),
+        (b"\xff/a b/", "/a b/\ufffd"),
+        (b"leaf/middle", None),  # the root was not reached
+    ],
+)
+def test_a_cgroups_path_from_its_names(names: bytes, path: str | None) -> None:
+    assert parse_cgroup_names(names) == path
