@@ -1029,8 +1029,7 @@ static always void copy_cgroup(struct image_room *room, const void *task)
 		void *name = pointer_at(node, OFFSET_KERNFS_NODE_NAME);
 		u64 n = bounded(bpf_probe_read_kernel_str(room->cgroup + at, NAME_SIZE, name), NAME_SIZE);
 		room->cgroup_size = at + n;
-		at = bounded(at + n - 1, CGROUP_SIZE);
-		room->cgroup[at] = '/';
+		room->cgroup[(at + n - 1) & (CGROUP_SIZE - 1)] = '/'; /* in place of the NUL */
 		node = parent;
 	}
 }
