@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check generate bench scenarios faults install uninstall deb
+.PHONY: setup demo test check fuzz generate bench scenarios faults install uninstall deb
 
 setup demo test:
 	script/$@
@@ -7,6 +7,10 @@ setup demo test:
 check:
 	script/setup test
 	.venv/bin/pytest -q tests/test_code.py
+
+fuzz:
+	script/setup test
+	QMOND_FUZZ_SECONDS=600 .venv/bin/pytest -q tests/test_fuzz.py
 
 bench:
 	script/setup test

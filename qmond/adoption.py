@@ -188,8 +188,10 @@ def described(pid: int, found: Description) -> Process:
     cgroup = None if outline.cgroup is None else text_of(outline.cgroup)
     guest = None
     if words is not None:
-        emulated = arch is not None
-        guest = guest_of(filename, words_of(argv), emulated=emulated, interpreted=interpreted)
+        line = words_of(argv)
+        guest = guest_of(filename, line, emulated=arch is not None, interpreted=interpreted)
+        if len(argv) == ARGV_MAX and guest is line[-1]:
+            guest = None  # a part of its path
     return Process(
         pid=pid,
         ppid=outline.ppid,

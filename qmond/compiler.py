@@ -82,9 +82,12 @@ class Compiler:
                 self._op(Op.FLAG, bit=bit, text=key + b"true")
             case Form.EXACT:
                 self._op(Op.EXACT, text=key)
-            case Form.TEXT | Form.CONTENT | Form.BIN:
+            case Form.TEXT | Form.CONTENT:
                 self._literal(key)
-                self._op(Op[field.form.name])
+                self._op(Op.TEXT)
+            case Form.BIN:
+                self._literal(key)
+                self._op(Op.BIN)
 
     def _op(
         self, op: Op, slot: str = "", *, size: int | None = None, bit: int = 0, text: bytes = b""

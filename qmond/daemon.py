@@ -146,6 +146,7 @@ class Daemon:
         self.follow_clock()
         self.encoder.begin()
         moved = self.encoder.drain(ring, self.processes)
+        self.accounts.not_logged.update(self.encoder.take_failed())
         self.moved = time.monotonic()
         self._deliver()
         self._spread_news()
@@ -275,7 +276,7 @@ class Daemon:
         self.hub.configure(config.socket, config.mask)
         self.config = config
         self.redactor = Redactor(config.redact)
-        self.encoder.redact(self.redactor)
+        self.encoder.masking.configure(self.redactor)
         self.log.configure(config.log)
         self.lives.configure(config.log)
         self.forward.configure(config.journal)
@@ -291,7 +292,7 @@ class Daemon:
 
     def _tell_adopted(self, process: Process, rings: tuple[int, ...]) -> None:
         """Tell a process that already ran, and what it has that cannot be seen."""
-        self.tell("TRACK_ADOPT", adoption(process, self.redactor.hide))
+        self.tell("TRACK_ADOPT", adoption(process, self.encoder.masking.argv(process)))
         for fd in rings:
             self.tell("IO_URING", {"pid": process.pid, "fd": fd})
 

@@ -4,8 +4,8 @@
  * told as op codes, compiled from the table by encode.py. In front of this file stand, generated,
  * struct qmon_record and the numbers OP_… and HOW_….
  *
- * It reads nothing outside a record, whatever the record says, and writes nothing outside the
- * buffer: before a record is begun, there is room for the longest line that can come of it.
+ * It reads nothing outside a record, whatever the record says. It writes by put…() alone: each has a
+ * writer, which knows where its buffer ends, and writes nothing where there is no room.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,7 +17,26 @@
 #define RING_HEADER 8
 #define RING_BUSY 0x80000000u
 #define RING_DISCARD 0x40000000u
-#define SLACK 32 /* bytes of room behind the texts and the buffer, for copies of a fixed size */
+#define SLACK 32 /* bytes behind each of our own texts, so that a copy may have a fixed size */
+#define NUMBER_MAX 20 /* digits of a 64-bit number; with its sign one more */
+#define MOMENT_MAX 27 /* a number, a point, six digits */
+#define PROCESSES_MAX (8u << 20) /* bytes of processes' texts; it is a cache, and begins anew then */
+
+/* the sizes below are sums and products of 32-bit numbers, and never wrap in one of 64 */
+_Static_assert(sizeof(size_t) == 8, "a size has 64 bits");
+
+/* Bytes that end somewhere. `used` is never more than `room`. */
+struct buffer {
+	char *data;
+	size_t used;
+	size_t room;
+};
+
+/* Where the next byte of a buffer goes, and where it ends; nowhere once something did not fit. */
+struct writer {
+	char *to;
+	char *end;
+};
 
 struct qmond_op {
 	uint8_t kind;
@@ -40,12 +59,7 @@ struct qmond_event {
 	uint8_t how;
 	uint8_t other_at; /* the second process of the event, if its size is not 0 */
 	uint8_t other_size;
-	/* counted here: what a line can have beyond its literals */
-	uint8_t texts;
-	uint8_t exacts;
-	uint8_t bins;
-	uint8_t suffixes;
-	uint32_t fixed;
+	bool has_text; /* found here: whether a line has a text that a guest chose */
 };
 
 struct qmond_line {
@@ -61,6 +75,7 @@ struct process {
 	uint32_t pid;
 	uint32_t bin;
 	uint32_t suffix;
+	bool withheld; /* its lines have no text */
 	char *text; /* both, one after the other; NULL where the slot is free */
 };
 
@@ -74,16 +89,17 @@ struct qmond_encoder {
 	struct process *processes; /* open addressing; a power of two */
 	uint32_t process_room;
 	uint32_t process_count;
+	size_t process_bytes;
 
-	char *out;
-	size_t room;
-	size_t used;
+	struct buffer out;
+	size_t batch; /* bytes that a batch may have; `out` has room for as many again, for other lines */
 	struct qmond_line *lines;
 	uint32_t line_room;
 	uint32_t line_count;
-	char *raw; /* the texts that guests chose, each with a newline behind it */
-	size_t raw_used;
+	struct buffer raw; /* the texts that guests chose, each with a newline behind it */
 	bool keep_raw;
+	uint32_t *tally; /* lines of each process: where in the caller's arrays it is, and one */
+	uint32_t tally_room; /* a power of two */
 
 	uint64_t seq; /* of the next line */
 	uint64_t epoch_us; /* what ts counts from */
@@ -104,64 +120,125 @@ struct qmond_ring {
 	uint64_t size; /* of that, in bytes */
 };
 
-enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND };
+enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND, QMOND_UNFIT };
 
 /* ---- numbers and text ---------------------------------------------------------------------- */
 
-static char *put_unsigned(char *to, uint64_t value)
+static const struct writer nowhere = { NULL, NULL };
+
+static struct writer writer_of(const struct buffer *buffer)
+{
+	return (struct writer){ buffer->data + buffer->used, buffer->data + buffer->room };
+}
+
+/* Makes what was written part of the buffer; false, and nothing changes, where it did not fit. */
+static bool keep(struct buffer *buffer, struct writer at)
+{
+	if (!at.to)
+		return false;
+	buffer->used = (size_t)(at.to - buffer->data);
+	return true;
+}
+
+static inline bool fits(struct writer at, size_t bytes)
+{
+	return (size_t)(at.end - at.to) >= bytes && at.to;
+}
+
+static inline struct writer put(struct writer at, const char *text, size_t length)
+{
+	if (!fits(at, length))
+		return nowhere;
+	memcpy(at.to, text, length);
+	at.to += length;
+	return at;
+}
+
+static inline struct writer put_char(struct writer at, char c)
+{
+	if (!fits(at, 1))
+		return nowhere;
+	*at.to++ = c;
+	return at;
+}
+
+/* The same as put() for one of our own texts, mostly a short one: there is SLACK behind it. */
+static inline struct writer put_own(struct writer at, const char *text, size_t length)
+{
+	if (length > SLACK || !fits(at, SLACK))
+		return put(at, text, length);
+	memcpy(at.to, text, SLACK);
+	at.to += length;
+	return at;
+}
+
+/* These write where there is room, as many bytes as their name says at most; they return the end. */
+
+static char *number_to(char *to, uint64_t value)
 {
 	static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940"
 				    "4142434445464748495051525354555657585960616263646566676869707172737475767778798081"
 				    "828384858687888990919293949596979899";
-	char digits[20];
-	int at = sizeof(digits);
+	char digits[NUMBER_MAX];
+	size_t at = sizeof(digits);
 	for (; value >= 100; value /= 100)
 		memcpy(digits + (at -= 2), pairs + value % 100 * 2, 2);
 	if (value >= 10)
 		memcpy(digits + (at -= 2), pairs + value * 2, 2);
 	else
-		digits[--at] = '0' + value;
+		digits[--at] = (char)('0' + value);
 	memcpy(to, digits + at, sizeof(digits) - at);
 	return to + sizeof(digits) - at;
 }
 
-static char *put_signed(char *to, int64_t value)
-{
-	if (value >= 0)
-		return put_unsigned(to, value);
-	*to++ = '-';
-	return put_unsigned(to, -(uint64_t)value);
-}
-
-static char *put_digits(char *to, uint32_t value, int count)
+static char *digits_to(char *to, uint64_t value, int count)
 {
 	for (int at = count - 1; at >= 0; at--, value /= 10)
-		to[at] = '0' + value % 10;
+		to[at] = (char)('0' + value % 10);
 	return to + count;
 }
 
-static char *put(char *to, const char *text, size_t length)
+static struct writer put_unsigned(struct writer at, uint64_t value)
 {
-	memcpy(to, text, length);
-	return to + length;
+	if (!fits(at, NUMBER_MAX))
+		return nowhere;
+	at.to = number_to(at.to, value);
+	return at;
 }
 
-/* The same for one of our own texts, mostly a short one: there is SLACK behind it, and behind `to`. */
-static char *put_own(char *to, const char *text, size_t length)
+static struct writer put_signed(struct writer at, int64_t value)
 {
-	memcpy(to, text, SLACK);
-	if (length > SLACK)
-		memcpy(to + SLACK, text + SLACK, length - SLACK);
-	return to + length;
+	if (value < 0)
+		at = put_char(at, '-');
+	return put_unsigned(at, value < 0 ? -(uint64_t)value : (uint64_t)value);
 }
 
-/* Whether each of eight characters stands in JSON as it is: 0x20 to 0x7F without `"` and `\`. */
+/* A number of so many units, and `count` digits of what is less than one. */
+static struct writer put_fixed(struct writer at, uint64_t value, uint64_t unit, int count)
+{
+	if (!fits(at, MOMENT_MAX))
+		return nowhere;
+	at.to = number_to(at.to, value / unit);
+	*at.to++ = '.';
+	at.to = digits_to(at.to, value % unit, count);
+	return at;
+}
+
+static struct writer put_digits(struct writer at, uint64_t value, int count)
+{
+	if (!fits(at, (size_t)count))
+		return nowhere;
+	at.to = digits_to(at.to, value, count);
+	return at;
+}
+
+/* Whether each of eight characters stands in JSON as it is: 0x20 to 0x7E without `"` and `\`. */
 static bool plain(uint64_t eight)
 {
 	const uint64_t ones = ~0ull / 255, highs = ones << 7;
-	uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\';
+	uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\', del = eight ^ ones * 0x7F;
 	/* a byte's high bit is set where the byte was less than what was taken away */
-	return !((eight | (eight - ones * ' ') | (quote - ones) | (slash - ones)) & highs);
+	return !((eight | (eight - ones * ' ') | (quote - ones) | (slash - ones) | (del - ones)) & highs);
 }
 
 /* How many bytes the character is that begins here: 0 where it is none, -1 where it is cut off. */
@@ -193,70 +270,111 @@ static int utf8(const unsigned char *text, size_t length)
 	return size;
 }
 
-/* A JSON string; each byte that is no UTF-8 becomes U+FFFD, and `exact` false. */
-static char *put_text(char *to, const unsigned char *text, size_t length, bool truncated, bool *exact)
+/* Whether a terminal might act on a character of two or three bytes: C1 controls, those that turn
+ * text around, line and paragraph separators. */
+static bool is_active(const unsigned char *c, int size)
 {
-	static const char hex[] = "0123456789abcdef", shorts[] = "btn\0fr"; /* from \x08 on */
+	if (size == 2)
+		return (c[0] == 0xC2 && c[1] < 0xA0) || (c[0] == 0xD8 && c[1] == 0x9C);
+	if (size != 3 || c[0] != 0xE2)
+		return false;
+	if (c[1] == 0x80)
+		return c[2] == 0x8E || c[2] == 0x8F || (c[2] >= 0xA8 && c[2] <= 0xAE);
+	return c[1] == 0x81 && c[2] >= 0xA6 && c[2] <= 0xA9;
+}
+
+static char *escape_to(char *to, uint32_t code)
+{
+	static const char hex[] = "0123456789abcdef";
+	memcpy(to, "\\u", 2);
+	for (int at = 0; at < 4; at++)
+		to[2 + at] = hex[code >> (12 - 4 * at) & 15];
+	return to + 6;
+}
+
+/*
+ * A JSON string; each byte that is no UTF-8 becomes U+FFFD, and `exact` false. A character that
+ * the end of what was captured cut in two is left out.
+ */
+static struct writer put_text(struct writer into, const unsigned char *text, size_t length, bool truncated, bool *exact)
+{
+	static const char shorts[] = "btn\0fr"; /* from \x08 on */
+	char *to = into.to;
 	*exact = true;
+	if (!fits(into, 6 * length + 2)) /* no byte becomes more than six */
+		return nowhere;
 	*to++ = '"';
 	for (size_t at = 0; at < length;) {
 		uint64_t eight;
 		if (length - at >= sizeof(eight)) {
 			memcpy(&eight, text + at, sizeof(eight));
 			if (plain(eight)) {
-				to = put(to, (const char *)&eight, sizeof(eight));
+				memcpy(to, &eight, sizeof(eight));
+				to += sizeof(eight);
 				at += sizeof(eight);
 				continue;
 			}
 		}
 		unsigned char c = text[at];
-		if (c >= 0x20 && c < 0x80) {
+		if (c >= 0x20 && c < 0x7F) {
 			if (c == '"' || c == '\\')
 				*to++ = '\\';
-			*to++ = c;
+			*to++ = (char)c;
 			at++;
 			continue;
 		}
-		if (c < 0x20) {
-			*to++ = '\\';
+		if (c < 0x80) {
 			if (c >= 8 && c < 14 && shorts[c - 8]) {
+				*to++ = '\\';
 				*to++ = shorts[c - 8];
 			} else {
-				to = put(to, "u00", 3);
-				*to++ = hex[c >> 4];
-				*to++ = hex[c & 15];
+				to = escape_to(to, c);
 			}
 			at++;
 			continue;
 		}
 		int size = utf8(text + at, length - at);
-		if (size > 0) {
-			to = put(to, (const char *)text + at, size);
-			at += size;
+		if (size > 0 && is_active(text + at, size)) {
+			uint32_t code = size == 2 ? (c & 0x1Fu) << 6 | (text[at + 1] & 0x3Fu)
+						  : (c & 0x0Fu) << 12 | (text[at + 1] & 0x3Fu) << 6 |
+							    (text[at + 2] & 0x3Fu);
+			to = escape_to(to, code);
+			at += (size_t)size;
+		} else if (size > 0) {
+			memcpy(to, text + at, (size_t)size);
+			to += size;
+			at += (size_t)size;
 		} else if (size < 0 && truncated && *exact) {
-			break; /* a character that the end of the capture cut in two */
+			break;
 		} else {
-			to = put(to, "\xEF\xBF\xBD", 3);
+			memcpy(to, "\xEF\xBF\xBD", 3);
+			to += 3;
 			*exact = false;
 			at++;
 		}
 	}
 	*to++ = '"';
-	return to;
+	return (struct writer){ to, into.end };
 }
 
-static char *put_base64(char *to, const unsigned char *data, size_t length)
+static struct writer put_base64(struct writer into, const unsigned char *data, size_t length)
 {
 	static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	char *to = into.to;
+	if (!fits(into, (length + 2) / 3 * 4 + 2))
+		return nowhere;
+	*to++ = '"';
 	for (size_t at = 0; at < length; at += 3) {
 		size_t left = length - at;
-		uint32_t bits = data[at] << 16 | (left > 1 ? data[at + 1] << 8 : 0) | (left > 2 ? data[at + 2] : 0);
+		uint32_t bits = (uint32_t)data[at] << 16 | (left > 1 ? (uint32_t)data[at + 1] << 8 : 0) |
+				(left > 2 ? data[at + 2] : 0);
 		*to++ = set[bits >> 18];
 		*to++ = set[bits >> 12 & 63];
 		*to++ = left > 1 ? set[bits >> 6 & 63] : '=';
 		*to++ = left > 2 ? set[bits & 63] : '=';
 	}
-	return to;
+	*to++ = '"';
+	return (struct writer){ to, into.end };
 }
 
 /* "2026-11-23T08:34:52." of seconds since 1970, by the civil calendar. */
@@ -270,30 +388,32 @@ static void set_utc(struct qmond_encoder *encoder, int64_t second)
 	/* eras of 400 years from 0000-03-01: Howard Hinnant, chrono-compatible low-level date algorithms */
 	days += 719468;
 	int64_t era = (days >= 0 ? days : days - 146096) / 146097;
-	uint32_t day = days - era * 146097;
-	uint32_t year = (day - day / 1460 + day / 36524 - day / 146096) / 365;
-	day -= 365 * year + year / 4 - year / 100;
+	uint32_t day = (uint32_t)(days - era * 146097);
+	uint32_t of_era = (day - day / 1460 + day / 36524 - day / 146096) / 365;
+	day -= 365 * of_era + of_era / 4 - of_era / 100;
 	uint32_t month = (5 * day + 2) / 153;
 	day -= (153 * month + 2) / 5 - 1;
 	month = month < 10 ? month + 3 : month - 9;
-	year += era * 400 + (month <= 2);
+	int64_t year = of_era + era * 400 + (month <= 2);
 	char *to = encoder->utc;
-	to = put_digits(to, year, 4);
+	to = digits_to(to, (uint64_t)year % 10000, 4);
 	*to++ = '-';
-	to = put_digits(to, month, 2);
+	to = digits_to(to, month, 2);
 	*to++ = '-';
-	to = put_digits(to, day, 2);
+	to = digits_to(to, day, 2);
 	*to++ = 'T';
-	to = put_digits(to, rest / 3600, 2);
+	to = digits_to(to, (uint64_t)rest / 3600, 2);
 	*to++ = ':';
-	to = put_digits(to, rest / 60 % 60, 2);
+	to = digits_to(to, (uint64_t)rest / 60 % 60, 2);
 	*to++ = ':';
-	to = put_digits(to, rest % 60, 2);
+	to = digits_to(to, (uint64_t)rest % 60, 2);
 	*to = '.';
 	encoder->second = second;
 }
 
 /* ---- processes ----------------------------------------------------------------------------- */
+
+void qmond_forget(struct qmond_encoder *encoder, uint32_t pid);
 
 static struct process *slot_of(const struct qmond_encoder *encoder, uint32_t pid)
 {
@@ -309,7 +429,7 @@ static bool grow(struct qmond_encoder *encoder)
 {
 	struct process *before = encoder->processes;
 	uint32_t room = encoder->process_room;
-	struct process *after = calloc(room * 2, sizeof(*after));
+	struct process *after = room < 1u << 30 ? calloc((size_t)room * 2, sizeof(*after)) : NULL;
 	if (!after)
 		return false;
 	encoder->processes = after;
@@ -321,22 +441,42 @@ static bool grow(struct qmond_encoder *encoder)
 	return true;
 }
 
-/* Enters a process' constant parts of a line; false where there is no memory. */
-bool qmond_enter(struct qmond_encoder *encoder, uint32_t pid, const char *bin, uint32_t bin_length,
-		 const char *suffix, uint32_t suffix_length)
+static void forget_all(struct qmond_encoder *encoder)
 {
-	if (encoder->process_count * 2 >= encoder->process_room && !grow(encoder))
+	for (uint32_t at = 0; at < encoder->process_room; at++) {
+		free(encoder->processes[at].text);
+		encoder->processes[at].text = NULL;
+	}
+	encoder->process_count = 0;
+	encoder->process_bytes = 0;
+}
+
+static size_t bytes_of(const struct process *process)
+{
+	return (size_t)process->bin + process->suffix + SLACK;
+}
+
+/*
+ * Enters a process' constant parts of a line; false where there is no memory. Where there are too
+ * many bytes of them all others are forgotten: they are asked for again.
+ */
+bool qmond_enter(struct qmond_encoder *encoder, uint32_t pid, const char *bin, uint32_t bin_length,
+		 const char *suffix, uint32_t suffix_length, bool withheld)
+{
+	struct process entered = { pid, bin_length, suffix_length, withheld, NULL };
+	if (encoder->process_bytes + bytes_of(&entered) > PROCESSES_MAX)
+		forget_all(encoder);
+	if (encoder->process_count >= encoder->process_room / 2 && !grow(encoder))
 		return false;
-	char *text = malloc((size_t)bin_length + suffix_length + SLACK);
-	if (!text)
+	entered.text = calloc(1, bytes_of(&entered));
+	if (!entered.text)
 		return false;
-	struct process *slot = slot_of(encoder, pid);
-	if (slot->text)
-		free(slot->text);
-	else
-		encoder->process_count++;
-	put(put(text, bin, bin_length), suffix, suffix_length);
-	*slot = (struct process){ pid, bin_length, suffix_length, text };
+	struct writer at = { entered.text, entered.text + bin_length + suffix_length };
+	put(put(at, bin, bin_length), suffix, suffix_length);
+	qmond_forget(encoder, pid);
+	*slot_of(encoder, pid) = entered;
+	encoder->process_count++;
+	encoder->process_bytes += bytes_of(&entered);
 	return true;
 }
 
@@ -346,15 +486,24 @@ void qmond_forget(struct qmond_encoder *encoder, uint32_t pid)
 	struct process *slot = slot_of(encoder, pid);
 	if (!slot->text)
 		return;
+	encoder->process_bytes -= bytes_of(slot);
+	encoder->process_count--;
 	free(slot->text);
 	slot->text = NULL;
-	encoder->process_count--;
 	/* whoever went past this slot on the way to its own is entered again */
-	for (uint32_t at = slot - encoder->processes + 1; encoder->processes[at & mask].text; at++) {
+	for (uint32_t at = (uint32_t)(slot - encoder->processes) + 1; encoder->processes[at & mask].text; at++) {
 		struct process moved = encoder->processes[at & mask];
 		encoder->processes[at & mask].text = NULL;
 		*slot_of(encoder, moved.pid) = moved;
 	}
+}
+
+/* Says whether the lines of a process are to have texts from here on; it may not be entered. */
+void qmond_withhold(struct qmond_encoder *encoder, uint32_t pid, bool withheld)
+{
+	struct process *slot = slot_of(encoder, pid);
+	if (slot->text)
+		slot->withheld = withheld;
 }
 
 /* ---- lines --------------------------------------------------------------------------------- */
@@ -393,39 +542,31 @@ static const struct qmond_name *name_of(const struct qmond_name *rows, uint32_t 
 	return &rows[0];
 }
 
-static size_t most_of(const struct qmond_event *event, const struct process *process, size_t size)
+static struct writer put_line(struct writer to, struct qmond_encoder *encoder, const struct qmond_event *event,
+			      const struct qmon_record *record, const unsigned char *data, size_t size,
+			      const struct process *process)
 {
-	return event->fixed + 6 * size * event->texts + 2 * size * event->exacts +
-	       (size_t)process->bin * event->bins + (size_t)process->suffix * event->suffixes;
-}
-
-static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmond_event *event,
-		      const struct qmon_record *record, size_t size, const struct process *process)
-{
-	const unsigned char *data = (const unsigned char *)(record + 1);
 	uint64_t us = record->ts / 1000;
-	bool exact = true, truncated = record->flags & FLAG_TRUNCATED;
+	uint32_t flags = (record->flags & ~(uint32_t)FLAG_WITHHELD) | (process->withheld ? FLAG_WITHHELD : 0);
+	bool exact = true;
 	for (uint32_t at = 0; at < event->ops; at++) {
 		const struct qmond_op *op = &encoder->ops[event->first_op + at];
 		switch (op->kind) {
 		case OP_LITERAL:
 			to = put_own(to, encoder->texts + op->text, op->length);
 			break;
-		case OP_MOMENT: {
-			uint64_t since = us > encoder->epoch_us ? us - encoder->epoch_us : 0;
-			to = put_unsigned(to, since / 1000000);
-			*to++ = '.';
-			to = put_digits(to, since % 1000000, 6);
+		case OP_MOMENT:
+			to = put_fixed(to, us > encoder->epoch_us ? us - encoder->epoch_us : 0, 1000000, 6);
 			break;
-		}
 		case OP_UTC: {
-			int64_t wall = record->ts + encoder->offset_ns, second = wall / 1000000000;
+			int64_t wall = (int64_t)(record->ts + (uint64_t)encoder->offset_ns);
+			int64_t second = wall / 1000000000;
 			if (wall < second * 1000000000)
 				second--;
 			if (second != encoder->second)
 				set_utc(encoder, second);
 			to = put(to, encoder->utc, sizeof(encoder->utc));
-			to = put_digits(to, (wall - second * 1000000000) / 1000, 6);
+			to = put_digits(to, (uint64_t)(wall - second * 1000000000) / 1000, 6);
 			break;
 		}
 		case OP_SEQ:
@@ -438,15 +579,11 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 			to = put_signed(to, signed_at(record, op->at, op->size));
 			break;
 		case OP_BIT:
-			*to++ = '0' + (number_at(record, op->at, op->size) >> op->bit & 1);
+			to = put_char(to, (char)('0' + (number_at(record, op->at, op->size) >> (op->bit & 63) & 1)));
 			break;
-		case OP_TICKS: {
-			uint64_t ticks = number_at(record, op->at, op->size) / 10000000;
-			to = put_unsigned(to, ticks / 100);
-			*to++ = '.';
-			to = put_digits(to, ticks % 100, 2);
+		case OP_TICKS:
+			to = put_fixed(to, number_at(record, op->at, op->size) / 10000000, 100, 2);
 			break;
-		}
 		case OP_NAME: {
 			const struct qmond_name *rows = encoder->names + op->text;
 			const struct qmond_name *name =
@@ -455,23 +592,17 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 			break;
 		}
 		case OP_FLAG:
-			if (record->flags >> op->bit & 1)
+			if (flags >> (op->bit & 31) & 1)
 				to = put_own(to, encoder->texts + op->text, op->length);
 			break;
-		case OP_TEXT: {
-			bool any;
-			to = put_text(to, data, size, false, &any);
-			break;
-		}
-		case OP_CONTENT:
-			to = put_text(to, data, size, truncated, &exact);
+		case OP_TEXT:
+			to = flags & FLAG_WITHHELD ? put(to, "\"\"", 2)
+						   : put_text(to, data, size, flags & FLAG_TRUNCATED, &exact);
 			break;
 		case OP_EXACT:
 			if (!exact) {
 				to = put_own(to, encoder->texts + op->text, op->length);
-				*to++ = '"';
 				to = put_base64(to, data, size);
-				*to++ = '"';
 			}
 			break;
 		case OP_BIN:
@@ -485,31 +616,49 @@ static char *put_line(struct qmond_encoder *encoder, char *to, const struct qmon
 	return to;
 }
 
-static void note_line(struct qmond_encoder *encoder, uint32_t event, uint32_t pid, uint32_t other)
+static void note_line(struct qmond_encoder *encoder, size_t begin, uint32_t event, uint32_t pid, uint32_t other)
 {
-	encoder->lines[encoder->line_count++] =
-		(struct qmond_line){ (uint32_t)encoder->used, event, pid, other, (uint32_t)encoder->raw_used, 0 };
+	encoder->lines[encoder->line_count++] = (struct qmond_line){
+		(uint32_t)begin, event, pid, other, (uint32_t)encoder->raw.used, 0,
+	};
 	encoder->seq++;
-}
-
-/* Keeps what a guest chose, for who looks for secrets in it; a line is longer than that. */
-static void keep_raw(struct qmond_encoder *encoder, const char *data, size_t size)
-{
-	encoder->lines[encoder->line_count - 1].raw_size = size;
-	char *to = put(encoder->raw + encoder->raw_used, data, size);
-	*to++ = '\n';
-	encoder->raw_used = to - encoder->raw;
 }
 
 /* Adds a line that somebody else made; false where there is no room. */
 bool qmond_append(struct qmond_encoder *encoder, const char *line, size_t length, uint32_t event, uint32_t pid,
 		  uint32_t other)
 {
-	if (encoder->line_count == encoder->line_room || encoder->room - encoder->used < length)
+	size_t begin = encoder->out.used;
+	if (encoder->line_count == encoder->line_room || event >= EVENTS_MAX)
 		return false;
-	note_line(encoder, event, pid, other);
-	put(encoder->out + encoder->used, line, length);
-	encoder->used += length;
+	if (!keep(&encoder->out, put(writer_of(&encoder->out), line, length)))
+		return false;
+	note_line(encoder, begin, event, pid, other);
+	return true;
+}
+
+/* Adds the line of a record, and keeps the text that a guest chose for who looks for secrets in it;
+ * false where there is no room, and then nothing has changed. */
+static bool add_line(struct qmond_encoder *encoder, const struct qmond_event *event,
+		     const struct qmon_record *record, const unsigned char *data, size_t size,
+		     const struct process *process)
+{
+	size_t begin = encoder->out.used, raw_begin = encoder->raw.used;
+	bool keeps = encoder->keep_raw && event->has_text && size && !process->withheld;
+	uint32_t other = record->pid;
+	if (encoder->line_count == encoder->line_room)
+		return false;
+	if (event->other_size)
+		other = (uint32_t)number_at(record, event->other_at, event->other_size);
+	if (keeps && !keep(&encoder->raw, put_char(put(writer_of(&encoder->raw), (const char *)data, size), '\n')))
+		return false;
+	if (!keep(&encoder->out, put_line(writer_of(&encoder->out), encoder, event, record, data, size, process))) {
+		encoder->raw.used = raw_begin;
+		return false;
+	}
+	note_line(encoder, begin, record->event, record->pid, other);
+	encoder->lines[encoder->line_count - 1].raw = (uint32_t)raw_begin;
+	encoder->lines[encoder->line_count - 1].raw_size = keeps ? (uint32_t)size : 0;
 	return true;
 }
 
@@ -517,7 +666,8 @@ bool qmond_append(struct qmond_encoder *encoder, const char *line, size_t length
  * Moves records from the ring into the batch until the ring is empty or the batch is full. Where
  * it returns QMOND_RECORD, the caller has to do with `record`, and calls again: it is encoded
  * then if its event says so. QMOND_PROCESS asks for that of the record's process to be entered,
- * QMOND_BEYOND for `data` to begin further on.
+ * QMOND_BEYOND for `data` to begin further on. QMOND_UNFIT tells that the line of `record` is too
+ * long for any batch: there is none.
  */
 int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 {
@@ -546,10 +696,11 @@ int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 			goto done;
 
 		const unsigned char *bytes = ring->data + start + RING_HEADER;
-		const struct qmon_record *record = (const void *)bytes;
-		if (record->event >= encoder->event_count)
+		struct qmon_record record;
+		memcpy(&record, bytes, sizeof(record));
+		if (record.event >= encoder->event_count)
 			goto done;
-		const struct qmond_event *event = &encoder->events[record->event];
+		const struct qmond_event *event = &encoder->events[record.event];
 		encoder->record = bytes;
 		encoder->record_size = length;
 		if (event->how != HOW_ENCODE && !encoder->shown) {
@@ -557,29 +708,23 @@ int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 			result = QMOND_RECORD;
 			break;
 		}
-		if (event->how == HOW_TELL || !(record->flags & FLAG_COUNTED))
+		if (event->how == HOW_TELL || !(record.flags & FLAG_COUNTED))
 			goto done;
-		const struct process *process = slot_of(encoder, record->pid);
+		const struct process *process = slot_of(encoder, record.pid);
 		if (!process->text) {
 			result = QMOND_PROCESS;
 			break;
 		}
-		size_t size = length - sizeof(*record);
-		if (encoder->line_count == encoder->line_room ||
-		    encoder->room - encoder->used < most_of(event, process, size)) {
-			result = QMOND_FULL;
-			break;
+		if (!add_line(encoder, event, &record, bytes + sizeof(record), length - sizeof(record), process)) {
+			result = encoder->line_count ? QMOND_FULL : QMOND_UNFIT;
+			if (result == QMOND_FULL)
+				break;
 		}
-		uint32_t other = event->other_size ? number_at(record, event->other_at, event->other_size) : record->pid;
-		char *to = encoder->out + encoder->used;
-		char *stop = put_line(encoder, to, event, record, size, process);
-		note_line(encoder, record->event, record->pid, other);
-		encoder->used += stop - to;
-		if (encoder->keep_raw && event->texts && size)
-			keep_raw(encoder, (const char *)(record + 1), size);
 done:
 		encoder->shown = false;
 		at = next;
+		if (result == QMOND_UNFIT)
+			break;
 	}
 	__atomic_store_n(ring->consumed, at, __ATOMIC_RELEASE);
 	return result;
@@ -588,28 +733,31 @@ done:
 /* Begins a new batch. */
 void qmond_clear(struct qmond_encoder *encoder)
 {
-	encoder->used = 0;
+	encoder->out.used = 0;
+	encoder->out.room = encoder->batch;
 	encoder->line_count = 0;
-	encoder->raw_used = 0;
+	encoder->raw.used = 0;
 }
 
-/* Puts other lines in place of those of the batch, as many; false where there is no memory. */
+/* Puts other lines in place of those of the batch; false where they are not as many, or too long. */
 bool qmond_replace(struct qmond_encoder *encoder, const char *lines, size_t size)
 {
-	if (size > encoder->room) {
-		char *out = realloc(encoder->out, size + SLACK);
-		if (!out)
+	size_t at = 0;
+	for (uint32_t line = 0; line < encoder->line_count; line++) {
+		const char *end = at < size ? memchr(lines + at, '\n', size - at) : NULL;
+		if (!end)
 			return false;
-		encoder->out = out;
-		encoder->room = size;
+		at = (size_t)(end - lines) + 1;
 	}
-	memcpy(encoder->out, lines, size);
-	encoder->used = size;
-	const char *line = encoder->out;
-	for (uint32_t at = 0; at < encoder->line_count; at++) {
-		encoder->lines[at].offset = line - encoder->out;
-		const char *end = memchr(line, '\n', encoder->out + size - line);
-		line = end ? end + 1 : encoder->out + size;
+	if (at != size || size > 2 * encoder->batch)
+		return false;
+	encoder->out.room = 2 * encoder->batch; /* as was allocated */
+	encoder->out.used = 0;
+	keep(&encoder->out, put(writer_of(&encoder->out), lines, size));
+	at = 0;
+	for (uint32_t line = 0; line < encoder->line_count; line++) {
+		encoder->lines[line].offset = (uint32_t)at;
+		at = (size_t)((const char *)memchr(lines + at, '\n', size - at) - lines) + 1;
 	}
 	return true;
 }
@@ -623,19 +771,20 @@ void qmond_count(const struct qmond_encoder *encoder, uint64_t *counts)
 }
 
 /* Finds how many lines there are of each process; both arrays have room for as many as lines. */
-uint32_t qmond_tally(const struct qmond_encoder *encoder, uint32_t *pids, uint32_t *counts)
+uint32_t qmond_tally(struct qmond_encoder *encoder, uint32_t *pids, uint32_t *counts)
 {
-	uint32_t found = 0, which = 0;
-	for (uint32_t at = 0; at < encoder->line_count; at++) {
-		uint32_t pid = encoder->lines[at].pid;
-		if (which >= found || pids[which] != pid)
-			for (which = 0; which < found && pids[which] != pid; which++)
-				;
-		if (which == found) {
+	uint32_t found = 0, mask = encoder->tally_room - 1;
+	memset(encoder->tally, 0, encoder->tally_room * sizeof(*encoder->tally));
+	for (uint32_t line = 0; line < encoder->line_count; line++) {
+		uint32_t pid = encoder->lines[line].pid, at = pid * 2654435761u & mask;
+		while (encoder->tally[at] && pids[encoder->tally[at] - 1] != pid)
+			at = (at + 1) & mask;
+		if (!encoder->tally[at]) {
 			pids[found] = pid;
-			counts[found++] = 0;
+			counts[found] = 0;
+			encoder->tally[at] = ++found;
 		}
-		counts[which]++;
+		counts[encoder->tally[at] - 1]++;
 	}
 	return found;
 }
@@ -657,12 +806,13 @@ static bool is_among(const uint32_t *pids, size_t count, uint32_t pid)
 
 /*
  * Copies the lines whose event's bit is in the mask and, where `pids` is not NULL, one of
- * whose processes is among them, in ascending order. Returns how many bytes; `chosen` how many lines.
+ * whose processes is among them, in ascending order, as far as there is room. Returns how many
+ * bytes; `chosen` how many lines.
  */
 size_t qmond_select(const struct qmond_encoder *encoder, uint64_t mask, const uint32_t *pids, size_t count, char *to,
-		    uint32_t *chosen)
+		    size_t room, uint32_t *chosen)
 {
-	char *begin = to;
+	struct writer at_end = { to, to + room };
 	*chosen = 0;
 	for (uint32_t at = 0; at < encoder->line_count; at++) {
 		const struct qmond_line *line = &encoder->lines[at];
@@ -670,11 +820,14 @@ size_t qmond_select(const struct qmond_encoder *encoder, uint64_t mask, const ui
 			continue;
 		if (pids && !is_among(pids, count, line->pid) && !is_among(pids, count, line->other))
 			continue;
-		size_t end = at + 1 < encoder->line_count ? encoder->lines[at + 1].offset : encoder->used;
-		to = put(to, encoder->out + line->offset, end - line->offset);
+		size_t end = at + 1 < encoder->line_count ? encoder->lines[at + 1].offset : encoder->out.used;
+		struct writer after = put(at_end, encoder->out.data + line->offset, end - line->offset);
+		if (!after.to)
+			break;
+		at_end = after;
 		++*chosen;
 	}
-	return to - begin;
+	return (size_t)(at_end.to - to);
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -683,82 +836,98 @@ void qmond_free(struct qmond_encoder *encoder)
 {
 	if (!encoder)
 		return;
-	for (uint32_t at = 0; encoder->processes && at < encoder->process_room; at++)
-		free(encoder->processes[at].text);
+	if (encoder->processes)
+		forget_all(encoder);
 	free(encoder->processes);
 	free(encoder->ops);
 	free(encoder->names);
 	free(encoder->texts);
-	free(encoder->out);
+	free(encoder->out.data);
 	free(encoder->lines);
-	free(encoder->raw);
+	free(encoder->raw.data);
+	free(encoder->tally);
 	free(encoder);
 }
 
-static void *copy(const void *from, size_t size)
+/* Copies rows, and has SLACK behind them; NULL where there is no memory. */
+static void *copy(const void *from, size_t count, size_t size)
 {
-	void *to = calloc(1, size + SLACK);
-	return to ? memcpy(to, from, size) : NULL;
+	size_t bytes;
+	if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - SLACK)
+		return NULL;
+	char *to = calloc(1, bytes + SLACK);
+	return to && bytes ? memcpy(to, from, bytes) : to;
 }
 
-/* Counts what a line of the event can have at most; false where an op code is none. */
-static bool measure(struct qmond_encoder *encoder, struct qmond_event *event)
+/* Whether the rows from `first` on, `count` of them, are among `all`. */
+static bool are_within(uint64_t first, uint64_t count, uint64_t all)
 {
-	event->fixed = 0;
-	if (event->other_size && event->other_size != 4 && event->other_size != 8)
+	return first <= all && count <= all - first;
+}
+
+/* Whether an op code is one, and means nothing outside a record or the tables. */
+static bool is_right(const struct qmond_encoder *encoder, const struct qmond_op *op, size_t name_count, size_t text_size)
+{
+	bool numeric = op->kind >= OP_UNSIGNED && op->kind <= OP_NAME;
+	if (op->kind > OP_SUFFIX || op->at + op->size > sizeof(struct qmon_record))
 		return false;
-	if (event->other_at + event->other_size > sizeof(struct qmon_record))
+	if (numeric && op->size != 2 && op->size != 4 && op->size != 8)
 		return false;
-	for (uint32_t at = 0; at < event->ops; at++) {
-		const struct qmond_op *op = &encoder->ops[event->first_op + at];
-		bool numeric = op->kind >= OP_UNSIGNED && op->kind <= OP_NAME;
-		if (numeric && op->size != 2 && op->size != 4 && op->size != 8)
+	if (op->kind != OP_NAME)
+		return are_within(op->text, op->length, text_size);
+	if (!op->length || !are_within(op->text, op->length, name_count))
+		return false;
+	for (uint32_t row = 0; row < op->length; row++) {
+		const struct qmond_name *name = &encoder->names[op->text + row];
+		if (!are_within(name->text, name->length, text_size))
 			return false;
-		if (op->at + op->size > sizeof(struct qmon_record))
-			return false;
-		event->fixed += 32; /* the longest number or moment, or quotes */
-		event->texts += op->kind == OP_TEXT || op->kind == OP_CONTENT;
-		event->exacts += op->kind == OP_EXACT;
-		event->bins += op->kind == OP_BIN;
-		event->suffixes += op->kind == OP_SUFFIX;
-		if (op->kind == OP_LITERAL || op->kind == OP_FLAG || op->kind == OP_EXACT)
-			event->fixed += op->length;
-		uint32_t longest = 0;
-		for (uint32_t row = 0; op->kind == OP_NAME && row < op->length; row++)
-			if (encoder->names[op->text + row].length > longest)
-				longest = encoder->names[op->text + row].length;
-		event->fixed += longest;
 	}
 	return true;
 }
 
-/* Returns NULL where there is no memory, or an op code is none. */
+/* Returns NULL where there is no memory, or the tables are wrong; `batch` is in bytes. */
 struct qmond_encoder *qmond_new(const struct qmond_event *events, uint32_t event_count, const struct qmond_op *ops,
 				size_t op_count, const struct qmond_name *names, size_t name_count, const char *texts,
-				size_t text_size, size_t room)
+				size_t text_size, size_t batch)
 {
 	struct qmond_encoder *encoder = calloc(1, sizeof(*encoder));
-	if (!encoder || event_count > EVENTS_MAX)
+	if (!encoder || event_count > EVENTS_MAX || batch < 64 || batch > UINT32_MAX / 4)
 		goto fail;
-	memcpy(encoder->events, events, event_count * sizeof(*events));
+	if (event_count)
+		memcpy(encoder->events, events, event_count * sizeof(*events));
 	encoder->event_count = event_count;
 	encoder->process_room = 64;
-	encoder->room = room;
-	encoder->line_room = room / 64;
+	encoder->batch = batch;
+	encoder->line_room = (uint32_t)(batch / 64);
+	for (encoder->tally_room = 2; encoder->tally_room < 2 * encoder->line_room;)
+		encoder->tally_room *= 2;
 	encoder->second = INT64_MIN;
-	encoder->ops = copy(ops, op_count * sizeof(*ops));
-	encoder->names = copy(names, name_count * sizeof(*names));
-	encoder->texts = copy(texts, text_size);
+	encoder->ops = copy(ops, op_count, sizeof(*ops));
+	encoder->names = copy(names, name_count, sizeof(*names));
+	encoder->texts = copy(texts, text_size, 1);
 	encoder->processes = calloc(encoder->process_room, sizeof(*encoder->processes));
-	encoder->out = malloc(room + SLACK);
-	encoder->lines = malloc(encoder->line_room * sizeof(*encoder->lines));
-	encoder->raw = malloc(room);
-	if (!encoder->ops || !encoder->names || !encoder->texts || !encoder->processes || !encoder->out ||
-	    !encoder->lines || !encoder->raw)
+	encoder->out = (struct buffer){ malloc(2 * batch), 0, batch };
+	encoder->raw = (struct buffer){ malloc(batch), 0, batch };
+	encoder->lines = calloc(encoder->line_room, sizeof(*encoder->lines));
+	encoder->tally = calloc(encoder->tally_room, sizeof(*encoder->tally));
+	if (!encoder->ops || !encoder->names || !encoder->texts || !encoder->processes || !encoder->out.data ||
+	    !encoder->raw.data || !encoder->lines || !encoder->tally)
 		goto fail;
-	for (uint32_t at = 0; at < event_count; at++)
-		if (!measure(encoder, &encoder->events[at]))
+	for (uint32_t at = 0; at < event_count; at++) {
+		struct qmond_event *event = &encoder->events[at];
+		if (event->other_size && event->other_size != 4 && event->other_size != 8)
 			goto fail;
+		if (event->other_at + event->other_size > sizeof(struct qmon_record))
+			goto fail;
+		if (!are_within(event->first_op, event->ops, op_count))
+			goto fail;
+		event->has_text = false;
+		for (uint32_t op = event->first_op; op < event->first_op + event->ops; op++) {
+			if (!is_right(encoder, &encoder->ops[op], name_count, text_size))
+				goto fail;
+			event->has_text |= encoder->ops[op].kind == OP_TEXT;
+		}
+	}
 	return encoder;
 fail:
 	qmond_free(encoder);

@@ -6,24 +6,28 @@ the process table, and what is rare and takes more words, is made here.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from struct import unpack_from
 from typing import Any, Final
-
-import orjson
 
 from qmond._encode import ffi, lib
 from qmond.bpf.ring import RingBuffer
 from qmond.clock import Anchor
 from qmond.compiler import Compiler
-from qmond.events import BY_NAME, EVENTS, NAMES, NUMBER
-from qmond.processes import Process, ProcessTable, text_of, words_of
+from qmond.escape import json_bytes
+from qmond.events import BY_NAME, NAMES, NUMBER
+from qmond.masking import Masking
+from qmond.processes import Process, ProcessTable, text_of
 from qmond.records import RECORD_FORMAT, Flag
 from qmond.redact import Redactor
 
-__all__ = ["Encoder", "address", "adoption", "ending"]
+__all__ = ["Encoder", "address", "adoption", "ending", "socket_path"]
+
+_log = logging.getLogger(__name__)
 
 _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _IMAGE: Final = NUMBER["IMAGE"]
@@ -34,6 +38,8 @@ _OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
 _ROOM: Final = 1 << 20
 """Bytes of a batch: some thousand lines, and at least a few of the longest."""
+_FAULTS: Final = 20
+"""How many different faults are told."""
 
 
 def address(data: bytes) -> str:
@@ -47,23 +53,25 @@ def address(data: bytes) -> str:
         host = ipaddress.IPv6Address(data[8:24])
         return f"[{host}]:{int.from_bytes(data[2:4])}"
     if family == _AF_UNIX:
-        path = data[2:]
-        if path.startswith(b"\0"):  # abstract: all of it is the name
-            return "unix:@" + text_of(path[1:])
-        return "unix:" + text_of(path.partition(b"\0")[0])
+        return "unix:" + text_of(socket_path(data))
     return f"family:{family}"
 
 
-def adoption(
-    process: Process, hide: Callable[[bytes], bytes] = lambda word: word
-) -> dict[str, Any]:
-    """Return the values of a process' TRACK_ADOPT; `hide` takes secrets out of its words."""
-    return {
+def socket_path(data: bytes) -> bytes:
+    """Return the path of a struct sockaddr_un; of an abstract one the name behind an `@`."""
+    path = data[2:]
+    return b"@" + path[1:] if path.startswith(b"\0") else path.partition(b"\0")[0]
+
+
+def adoption(process: Process, argv: Iterable[bytes] | None) -> dict[str, Any]:
+    """Return the values of a process' TRACK_ADOPT; `argv` as it may be told, None where not."""
+    words = list(argv or ())
+    values = {
         "pid": process.pid,
         "ppid": process.ppid,
         "bin": process.bin,
         "origin": process.origin,
-        "argv": [text_of(hide(word)) for word in words_of(process.argv)],
+        "argv": [text_of(word) for word in words],
         "guest": text_of(process.guest) if process.guest is not None else None,
         "arch": process.arch,
         "uid": process.uid,
@@ -74,6 +82,27 @@ def adoption(
         "parents": [{"pid": pid, "comm": comm} for pid, comm in process.parents],
         "allocations": process.allocations,
     }
+    if not all(map(_is_valid, words)):
+        values["argv_b64"] = [_base64(word) for word in words]
+    if process.guest is not None and not _is_valid(process.guest):
+        values["guest_b64"] = _base64(process.guest)
+    if process.truncated:
+        values["truncated"] = True
+    if argv is None:
+        values["withheld"] = True
+    return values
+
+
+def _is_valid(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def ending(status: int) -> dict[str, int | None]:
@@ -119,9 +148,12 @@ class Encoder:
         self._c = ffi.gc(c, lib.qmond_free)
         self._c.epoch_us = self._epoch_us
         self._c.seq = seq
-        self.redact(redactor or Redactor(()))
+        self.masking = Masking(self._c)
+        self.masking.configure(redactor or Redactor(()))
         self._anchor = Anchor(0)
         self._held: tuple[bytes, int, int, int] | None = None
+        self._failed: Counter[str] = Counter()
+        self._failures: set[str] = set()
         self._counts = ffi.new("uint64_t[64]")
         self._tally = ffi.new("uint32_t[]", _ROOM // 64), ffi.new("uint32_t[]", _ROOM // 64)
         self._chosen = ffi.new("uint32_t *")
@@ -139,35 +171,44 @@ class Encoder:
         self._anchor = anchor
         self._c.offset_ns = anchor.offset_ns
 
-    def redact(self, redactor: Redactor) -> None:
-        """Take these secrets out from the next batch on."""
-        self._redactor = redactor
-        self._c.keep_raw = bool(redactor.rules)
-
     def begin(self) -> None:
         """Begin a new batch."""
         lib.qmond_clear(self._c)
+        self.masking.renew()
         if self._held is not None:
             held, self._held = self._held, None
             self.append(*held)
 
     def drain(self, ring: RingBuffer, processes: ProcessTable) -> bool:
-        """Add what is in the ring, until it is empty or the batch is full; says whether any was."""
+        """Add what is in the ring, until it is empty or the batch is full; says whether any was.
+
+        A record that makes trouble is a line less, and no more: `take_failed` counts it.
+        """
         before = ring.consumed[0]
         view = ffi.new("struct qmond_ring *", self._pointers(ring))
         while self._held is None:
             result = lib.qmond_encode(self._c, view)
             if result == lib.QMOND_RECORD:
-                size = self._c.record_size
-                self._tell(bytes(ffi.buffer(self._c.record, size)), processes)
+                data = bytes(ffi.buffer(self._c.record, self._c.record_size))
+                try:
+                    self._tell(data, processes)
+                except Exception as error:  # noqa: BLE001 - whatever a guest had it trip over
+                    self._fail(data, error)
             elif result == lib.QMOND_PROCESS:
-                (pid,) = ffi.cast("uint32_t *", self._c.record + 8)[0:1]
+                (pid,) = ffi.unpack(ffi.cast("uint32_t *", self._c.record + 8), 1)
                 self._enter(processes[pid])
+            elif result == lib.QMOND_UNFIT:
+                data = bytes(ffi.buffer(self._c.record, RECORD_FORMAT.size))
+                self._fail(data, ValueError("its line is longer than a batch"))
             elif result == lib.QMOND_BEYOND and ring.slide():
                 view = ffi.new("struct qmond_ring *", self._pointers(ring))
             else:
                 break
-        self._redact()
+        try:
+            self.masking.mask(processes)
+        except Exception as error:  # noqa: BLE001 - a pattern's fault must not show a secret
+            self._complain(f"redact: {error!r}")
+            self.masking.withhold()
         return ring.consumed[0] != before
 
     def tell(self, name: str, ts: int, values: dict[str, Any]) -> None:
@@ -177,7 +218,11 @@ class Encoder:
 
     def append(self, line: bytes, number: int, pid: int, other: int) -> None:
         """Add a line with its newline, its event's number, its process, and another or the same."""
-        if not lib.qmond_append(self._c, line, len(line), number, pid, other):
+        if lib.qmond_append(self._c, line, len(line), number, pid, other):
+            return
+        if len(line) > _ROOM:
+            self._failed[NAMES[number]] += 1
+        else:
             self._held = line, number, pid, other  # the batch is full: it is the next one's first
 
     def compose(
@@ -192,7 +237,7 @@ class Encoder:
         us = max(0, ts // 1000 - self._epoch_us)
         parts = [b'{"ts":%d.%06d' % divmod(us, 1_000_000), middle]
         parts += [
-            b',"%b":%b' % (field.key.encode(), orjson.dumps(values[field.key]))
+            b',"%b":%b' % (field.key.encode(), json_bytes(values[field.key]))
             for field in event.fields
             if field.key in values and (self._full or not field.added)
         ]
@@ -206,6 +251,11 @@ class Encoder:
     def moment(self, ts: int) -> float:
         """Return a monotonic time in ns as a `ts`: seconds."""
         return (ts // 1000 - self._epoch_us) / 1e6
+
+    def take_failed(self) -> Counter[str]:
+        """Return of which events a line could not be made since the last call, and how many."""
+        failed, self._failed = self._failed, Counter()
+        return failed
 
     def forget(self, pid: int) -> None:
         """Ask the process table again, before the next line of this process."""
@@ -221,7 +271,7 @@ class Encoder:
     @property
     def data(self) -> memoryview:
         """All lines; valid until the next batch."""
-        return memoryview(ffi.buffer(self._c.out, self._c.used))
+        return memoryview(ffi.buffer(self._c.out.data, self._c.out.used))
 
     def by_event(self) -> Counter[str]:
         """Return how many lines there are of each event."""
@@ -240,9 +290,11 @@ class Encoder:
 
         A line may belong to two processes, and one of them is enough.
         """
-        out = ffi.new("char[]", max(1, self._c.used))
+        room = self._c.out.used
+        out = ffi.new("char[]", max(1, room))
         wanted = ffi.NULL if pids is None else ffi.new("uint32_t[]", sorted(_unsigned(pids)))
-        size = lib.qmond_select(self._c, mask, wanted, len(pids or ()), out, self._chosen)
+        count = 0 if pids is None else len(wanted)
+        size = lib.qmond_select(self._c, mask, wanted, count, out, room, self._chosen)
         return bytes(ffi.buffer(out, size)), self._chosen[0]
 
     # ---- what encode.c leaves to Python --------------------------------------------------------
@@ -256,7 +308,7 @@ class Encoder:
         elif number in (_ADOPT, _IMAGE):
             process = processes.image(data)
             if counted:
-                told = adoption(process, self._redactor.hide)
+                told = adoption(process, self.masking.argv(process))
                 line = self.compose("TRACK_ADOPT", ts, told)
                 self.append(line, _ADOPT, pid, pid)
         elif number == _EXIT:
@@ -266,7 +318,9 @@ class Encoder:
                 self.append(line, _EXIT, pid, pid)
             processes.forget(pid)
         elif number == _CONNECT and counted:
-            values = {"pid": pid, "addr": address(data[RECORD_FORMAT.size :])}
+            values = {"pid": pid, "addr": (addr := address(data[RECORD_FORMAT.size :]))}
+            if addr.startswith("unix:") and not _is_valid(data[RECORD_FORMAT.size + 2 :]):
+                values["addr_b64"] = _base64(b"unix:" + socket_path(data[RECORD_FORMAT.size :]))
             if flags & Flag.FAULT:
                 values["fault"] = True
             line = self.compose("CONNECT", ts, values, tid=tid, suffix=processes[pid].suffix)
@@ -274,37 +328,23 @@ class Encoder:
         elif number == _OVER_BUDGET:
             processes.note_over_budget(pid)
 
-    def _redact(self) -> None:
-        """Take secrets out of the batch; where there is none, that is one look at all texts."""
-        c, find = self._c, self._redactor.finds
-        if not c.raw_used or not find(raw := bytes(ffi.buffer(c.raw, c.raw_used))):
-            return
-        lines, end = c.lines, c.line_count
-        parts, told = [], 0
-        stack = [(0, end)]
-        while stack:
-            low, high = stack.pop()
-            begin, last = lines[low].raw, lines[high - 1]
-            if not find(raw[begin : last.raw + last.raw_size]):
-                continue
-            if high - low > 1:
-                middle = (low + high) // 2
-                stack += [(middle, high), (low, middle)]
-                continue
-            at = lines[low].offset
-            stop = lines[high].offset if high < end else c.used
-            line = bytes(ffi.buffer(c.out + at, stop - at))
-            event = EVENTS[lines[low].event]
-            parts += [bytes(ffi.buffer(c.out + told, at - told))]
-            parts += [self._redactor.line(line, event, raw[begin : begin + last.raw_size])]
-            told = stop
-        lines_now = b"".join([*parts, bytes(ffi.buffer(c.out + told, c.used - told))])
-        if not lib.qmond_replace(c, lines_now, len(lines_now)):
-            raise MemoryError
+    def _fail(self, record: bytes, error: Exception) -> None:
+        """Count an event of which no line could be made."""
+        _, _, _, number, _, flags, _, _ = RECORD_FORMAT.unpack_from(record)
+        if flags & Flag.COUNTED:
+            self._failed[NAMES[number]] += 1
+        self._complain(f"{NAMES[number]}: {error!r}")
+
+    def _complain(self, fault: str) -> None:
+        """Say what went wrong, each thing once, and not more things than somebody reads."""
+        if len(self._failures) < _FAULTS and fault not in self._failures:
+            self._failures.add(fault)
+            _log.error("an event's line could not be made: %s", fault)
 
     def _enter(self, process: Process) -> None:
         name, suffix = process.bin_json, process.suffix
-        if not lib.qmond_enter(self._c, process.pid, name, len(name), suffix, len(suffix)):
+        holds = self.masking.holds(process)
+        if not lib.qmond_enter(self._c, process.pid, name, len(name), suffix, len(suffix), holds):
             raise MemoryError
 
     def _pointers(self, ring: RingBuffer) -> tuple[Any, Any, Any, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from qmond.records import RECORD, Flag  # noqa: E402
 
 __all__ = ["ffibuilder", "preamble"]
 
+WARNINGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+HARDENING = [
+    "-U_FORTIFY_SOURCE",
+    "-D_FORTIFY_SOURCE=3",
+    "-fstack-protector-strong",
+    "-fstack-clash-protection",
+    *(["-fcf-protection"] if platform.machine() == "x86_64" else []),
+]
+"""What of a fault in C becomes an end, and not somebody's way in."""
 _TYPES = {"u16": "uint16_t", "u32": "uint32_t", "s32": "int32_t", "u64": "uint64_t"}
 
 
@@ -43,33 +53,37 @@ ffibuilder.cdef(
         const unsigned char *data; uint64_t origin, size;
     };
     struct qmond_line { uint32_t offset, event, pid, other, raw, raw_size; };
+    struct buffer { char *data; size_t used; ...; };
     struct qmond_encoder {
-        char *out; size_t used; struct qmond_line *lines; uint32_t line_count;
-        char *raw; size_t raw_used; bool keep_raw;
+        struct buffer out; struct qmond_line *lines; uint32_t line_count;
+        struct buffer raw; bool keep_raw;
         uint64_t seq, epoch_us; int64_t offset_ns;
         const unsigned char *record; size_t record_size; ...;
     };
-    enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND };
+    enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND, QMOND_UNFIT };
     struct qmond_encoder *qmond_new(
         const struct qmond_event *, uint32_t, const struct qmond_op *, size_t,
         const struct qmond_name *, size_t, const char *, size_t, size_t);
     void qmond_free(struct qmond_encoder *);
     bool qmond_enter(
-        struct qmond_encoder *, uint32_t, const char *, uint32_t, const char *, uint32_t);
+        struct qmond_encoder *, uint32_t, const char *, uint32_t, const char *, uint32_t, bool);
     void qmond_forget(struct qmond_encoder *, uint32_t);
+    void qmond_withhold(struct qmond_encoder *, uint32_t, bool);
     bool qmond_append(
         struct qmond_encoder *, const char *, size_t, uint32_t, uint32_t, uint32_t);
     int qmond_encode(struct qmond_encoder *, struct qmond_ring *);
     void qmond_clear(struct qmond_encoder *);
     bool qmond_replace(struct qmond_encoder *, const char *, size_t);
     void qmond_count(const struct qmond_encoder *, uint64_t *);
-    uint32_t qmond_tally(const struct qmond_encoder *, uint32_t *, uint32_t *);
+    uint32_t qmond_tally(struct qmond_encoder *, uint32_t *, uint32_t *);
     size_t qmond_select(
-        const struct qmond_encoder *, uint64_t, const uint32_t *, size_t, char *, uint32_t *);
+        const struct qmond_encoder *, uint64_t, const uint32_t *, size_t, char *, size_t,
+        uint32_t *);
     """
 )
 ffibuilder.set_source(
     "qmond._encode",
     preamble() + '#line 1 "encode.c"\n' + (HERE / "encode.c").read_text(encoding="utf-8"),
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+    extra_compile_args=[*WARNINGS, *HARDENING],
+    extra_link_args=["-Wl,-z,relro,-z,now"],
 )

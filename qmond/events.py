@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qmond.fields import CALL, FAULT, Event, Field, Form, content, flag, given, integer
+from qmond.fields import CALL, Event, Field, Form, content, exact, flag, given, integer, text
 from qmond.records import IMAGE, Flag
 
 __all__ = [
@@ -35,9 +35,10 @@ COMMON: Final = (
     given("tid", "integer", "the thread"),
     given("arch", "string", "the guest architecture, absent where the process runs native code"),
     given("guest", "string", "path of the guest program that the process runs now"),
+    exact("guest"),
     given("redacted", "true", "true where content was left out, which this client may not see"),
 )
-"""What stands at the end of every line with `fields: full`; the last four where they apply."""
+"""What stands at the end of every line with `fields: full`; the last five where they apply."""
 
 EVENTS: Final = (
     Event(
@@ -74,9 +75,7 @@ EVENTS: Final = (
         (
             _PID,
             Field("bin", Form.BIN, "the interpreter's file name, whole"),
-            Field("file", Form.TEXT, "the path as it was asked for"),
-            FAULT,
-            CALL,
+            *text("file", "the path as it was asked for"),
         ),
     ),
     Event(
@@ -103,8 +102,7 @@ EVENTS: Final = (
         "EXEC",
         "execve or execveat of a monitored process",
         "sys_enter",
-        (_PID, Field("filename", Form.TEXT, "the path as it was asked for"), FAULT, CALL),
-        rare=True,
+        (_PID, *text("filename", "the path as it was asked for")),
     ),
     Event(
         "READ",
@@ -122,7 +120,7 @@ EVENTS: Final = (
         "READLINKAT",
         "readlinkat or readlink",
         "sys_enter",
-        (_PID, Field("path", Form.TEXT, "the path as it was asked for"), FAULT, CALL),
+        (_PID, *text("path", "the path as it was asked for")),
     ),
     Event(
         "SOCKET",
@@ -138,8 +136,12 @@ EVENTS: Final = (
         "CONNECT",
         "connect",
         "sys_enter",
-        (_PID, Field("addr", Form.ADDRESS, "`192.0.2.7:80`, `unix:/run/x.sock`, …"), FAULT),
-        rare=True,
+        (
+            _PID,
+            Field("addr", Form.ADDRESS, "`192.0.2.7:80`, `unix:/run/x.sock`, …"),
+            flag("fault", Flag.FAULT, "true where a page of it could not be read"),
+            exact("addr"),
+        ),
     ),
     Event(
         "SENDTO",
@@ -266,6 +268,10 @@ EVENTS: Final = (
             given("container", "string?", "the container's ID, where the cgroup tells one"),
             given("parents", "parents", "its parent, that one's parent, and so on"),
             given("allocations", "allocations", "whether malloc and free are counted, or why not"),
+            given("argv_b64", "strings", "each word in base64, where any is no valid UTF-8"),
+            exact("guest"),
+            flag("truncated", Flag.TRUNCATED, "true where the command line was longer"),
+            flag("withheld", Flag.WITHHELD, "true where the command line was left out"),
         ),
         thread=False,
         process=False,
@@ -303,7 +309,6 @@ EVENTS: Final = (
             ),
         ),
         own=True,
-        rare=True,
     ),
     Event(
         "CLOCK",

@@ -8,7 +8,18 @@ from typing import Final
 
 from qmond.records import RECORD, Flag, Layout
 
-__all__ = ["CALL", "FAULT", "Event", "Field", "Form", "content", "flag", "given", "integer"]
+__all__ = [
+    "CALL",
+    "Event",
+    "Field",
+    "Form",
+    "content",
+    "exact",
+    "flag",
+    "given",
+    "integer",
+    "text",
+]
 
 
 class Form(StrEnum):
@@ -59,7 +70,6 @@ class Event:
     thread: bool = True  # a thread's event: `tid` is added
     process: bool = True  # a process' event: `arch` and `guest` are added
     state: bool = False  # the process table follows it: sent whether it is wanted or not
-    rare: bool = False  # gets through when a storm of others has filled the ring
     own: bool = False  # qmond's own: the original interface does not have it
     internal: bool = False  # for the process table alone: no line is made of it
     statistic: bool = False  # carries its name as `evt`
@@ -89,22 +99,40 @@ CALL: Final = Field(
     added=True,
     optional=True,
 )
-FAULT: Final = flag("fault", Flag.FAULT, "true where a page of it could not be read")
+_FAULT: Final = flag("fault", Flag.FAULT, "true where a page of it could not be read")
+_WITHHELD: Final = flag(
+    "withheld",
+    Flag.WITHHELD,
+    "true where the text was left out: it had more for `redact` to mask than there is time for",
+)
+
+
+def exact(key: str) -> Field:
+    """Return the key that tells a text's bytes, where they are no valid UTF-8."""
+    meaning = f"the exact bytes of `{key}` in base64, where they are no valid UTF-8"
+    return Field(f"{key}_b64", Form.EXACT, meaning, added=True, optional=True)
+
+
+def text(key: str, meaning: str) -> tuple[Field, ...]:
+    """Return the keys of a path that a guest chose, and that is all of a record's data."""
+    return (
+        Field(key, Form.TEXT, f"{meaning}; invalid UTF-8 is U+FFFD"),
+        _WITHHELD,
+        flag("truncated", Flag.TRUNCATED, f"true where `{key}` was cut"),
+        _FAULT,
+        exact(key),
+        CALL,
+    )
 
 
 def content(what: str, length: str) -> tuple[Field, ...]:
     """Return the keys of captured content; `what` it is, and what its `length` says."""
     return (
         Field("buf", Form.CONTENT, f"{what}, its first `capture.bytes`; invalid UTF-8 is U+FFFD"),
+        _WITHHELD,
         Field("len", Form.INT, length, slot="b", ctype="u64", unit="bytes", added=True),
         flag("truncated", Flag.TRUNCATED, "true where `buf` holds less than `len`"),
-        FAULT,
-        Field(
-            "buf_b64",
-            Form.EXACT,
-            "the exact captured bytes in base64, where they are no valid UTF-8",
-            added=True,
-            optional=True,
-        ),
+        _FAULT,
+        exact("buf"),
         CALL,
     )

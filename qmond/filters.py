@@ -16,16 +16,17 @@ import orjson
 
 from qmond.errors import RequestError
 from qmond.events import EVENTS, NUMBER, STREAM_ONLY
-from qmond.fields import Event, Form
+from qmond.fields import Event, Form, exact
 from qmond.protocol import KEYS, Selection
 
 __all__ = ["CONTENT_KEYS", "Filter", "without_content"]
 
 CONTENT_KEYS: Final = frozenset(
-    field.key
+    key
     for event in EVENTS
     for field in event.fields
-    if field.form in {Form.CONTENT, Form.EXACT}
+    if field.form is Form.CONTENT
+    for key in (field.key, exact(field.key).key)
 )
 """What guests read and wrote is in these."""
 

@@ -7,6 +7,7 @@ lost, is asked for; the answer comes later, and until then the process has empty
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from qmond.cgroups import container_of
 from qmond.clock import TICK_NS
+from qmond.escape import json_bytes
 from qmond.events import NUMBER
 from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
 from qmond.texts import Texts
@@ -31,6 +34,7 @@ __all__ = [
     "architecture",
     "guest_of",
     "json_text",
+    "parse_cgroup_names",
     "parse_parents",
     "text_of",
     "words_of",
@@ -47,6 +51,8 @@ _ASKED_MAX: Final = 4096
 """Processes that are asked for at a time."""
 _CONFIRMED: Final = 256
 """Processes that are asked for again at once, after a loss."""
+_LONG: Final = 256
+"""Bytes of a line's constant part that is not kept, since its guest is."""
 
 _INVALID: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
 _INTERPRETER: Final = re.compile(r"qemu-([a-z0-9_]+?)(-static)?")
@@ -59,7 +65,7 @@ def text_of(data: bytes) -> str:
 
 def json_text(data: bytes) -> bytes:
     """Return bytes as a JSON string, as `text_of` has them."""
-    return orjson.dumps(text_of(data))
+    return json_bytes(text_of(data))
 
 
 def architecture(name: str) -> str | None:
@@ -135,6 +141,8 @@ class Process:
         """Return the same with its constant parts."""
         arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
         guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
+        if self.guest is not None and text_of(self.guest).encode() != self.guest:
+            guest += b',"guest_b64":"' + base64.b64encode(self.guest) + b'"'
         name = b"%b" % orjson.dumps(self.bin)  # a copy: what orjson returns holds kilobytes
         return replace(self, bin_json=name, suffix=arch + guest)
 
@@ -283,9 +291,9 @@ class ProcessTable:
 
     def image(self, record: bytes) -> Process:
         """Enter what an image record tells: a process executes a program from here on."""
-        _, pid, _, number, _, flags, ppid, uid, _, start = IMAGE_FORMAT.unpack_from(record)
+        _, pid, _, number, _, flags, ppid, uid, start = IMAGE_FORMAT.unpack_from(record)
         strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
-        name, filename, argv = record[strings:].split(b"\0", 2)
+        name, filename, cgroup, argv = record[strings:].split(b"\0", 3)
         text = text_of(name)
         arch = architecture(text)
         interpreted = bool(flags & Flag.INTERPRETED)
@@ -297,6 +305,9 @@ class ProcessTable:
         else:
             launch, known = "nested", self[pid]
             parents, tree = known.parents, known.tree or pid
+        if flags & Flag.TRUNCATED and words and guest is words[-1]:
+            guest = None  # a part of its path
+        path = parse_cgroup_names(cgroup)
         process = Process(
             pid=pid,
             ppid=ppid,
@@ -310,6 +321,8 @@ class ProcessTable:
             arch=arch,
             launch=launch,
             uid=uid,
+            cgroup=path,
+            container=container_of(path),
             start=start // TICK_NS * TICK_NS,
             parents=parents,
         )
@@ -318,7 +331,7 @@ class ProcessTable:
     def _shown(self, known: Process) -> Process:
         """Return a process as it may be told: who is in doubt may run something else."""
         if known.pid not in self._doubted:
-            return known
+            return known if known.suffix or not known.guest else known.rendered()
         return replace(known, argv=b"", guest=None, arch=None, bin_json=b'""', suffix=b"")
 
     def _enter(self, process: Process) -> None:
@@ -335,16 +348,14 @@ class ProcessTable:
 
     def _with_texts(self, process: Process) -> Process:
         """Return a process as it is kept: without the texts that there is no room for."""
-        argv = self._texts.take(process.argv) or b""
-        guest, suffix = self._texts.take(process.guest or b""), self._texts.take(process.suffix)
-        if guest is not None and suffix is not None:
-            return replace(process, argv=argv, guest=process.guest and guest, suffix=suffix)
-        for text in (guest, suffix):
-            self._texts.drop(text or b"")
-        return replace(process, argv=argv, guest=None).rendered()
+        argv, guest = self._texts.take(process.argv) or b"", self._texts.take(process.guest or b"")
+        if guest is None:
+            return replace(process, argv=argv, guest=None).rendered()
+        suffix = process.suffix if len(process.suffix) <= _LONG else b""  # it is made again
+        return replace(process, argv=argv, guest=process.guest and guest, suffix=suffix)
 
     def _drop_texts(self, process: Process) -> None:
-        for text in (process.argv, process.guest or b"", process.suffix):
+        for text in (process.argv, process.guest or b""):
             self._texts.drop(text)
 
     def _question(self, pid: int, uid: int | None) -> None:
@@ -367,6 +378,16 @@ class ProcessTable:
         if known is not None and found.start == known.start:  # it executes another program
             found = replace(found, tree=known.tree)
         return self.adopt(found)
+
+
+def parse_cgroup_names(data: bytes) -> str | None:
+    """Return the path of a cgroup, from the names up to the root as an image record has them.
+
+    None where they do not reach up to there.
+    """
+    if data and not data.endswith(b"/"):
+        return None
+    return text_of(b"/" + b"/".join(reversed(data.split(b"/")[:-1])))
 
 
 def parse_parents(data: bytes) -> Parents:

@@ -51,7 +51,6 @@ IMAGE: Final[Layout] = (
     *HEAD,
     ("ppid", "u32"),
     ("uid", "u32"),
-    ("cgroup", "u64"),  # the cgroup v2 ID, which is its directory's inode
     ("start", "u64"),  # task_struct.start_boottime, ns
 )
 
@@ -73,3 +72,4 @@ class Flag:
     FAULT: Final = 2  # a page of it could not be read
     COUNTED: Final = 4  # the record is in the kernel's `seen`: a line must come of it
     INTERPRETED: Final = 8  # an image that binfmt_misc or a #! line started, not its own name
+    WITHHELD: Final = 16  # the line has no text; the encoder says so, never the kernel

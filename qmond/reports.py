@@ -120,7 +120,7 @@ class Reports:
         """Return the answer to `ps`: the processes under watch."""
         of, now = self._of, time.clock_gettime(time.CLOCK_BOOTTIME)
         return [
-            adoption(process, of.redactor.hide)
+            adoption(process, of.encoder.masking.argv(process))
             | {
                 "age": round(now - process.start / 1e9, 2),
                 "comm": process.comm,

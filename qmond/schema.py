@@ -88,7 +88,7 @@ def common(event: Event) -> tuple[Field, ...]:
     if not event.thread:
         left_out.add("tid")
     if not event.process:
-        left_out |= {"arch", "guest"}
+        left_out |= {"arch", "guest", "guest_b64"}
     return tuple(field for field in COMMON if field.key not in left_out)
 
 
@@ -116,13 +116,16 @@ def _event_schema(event: Event) -> dict[str, Any]:
         properties["event"] = {"const": event.name}
     required = list(properties)
     for field in event.fields:
-        shape = _GIVEN[field.json] if field.form is Form.GIVEN else _FORMS[field.form]
-        properties[field.key] = shape | {"description": field.meaning}
+        properties[field.key] = _shape(field) | {"description": field.meaning}
         if not field.optional and not field.added:
             required.append(field.key)
     for field in common(event):
-        properties[field.key] = _GIVEN[field.json] | {"description": field.meaning}
+        properties[field.key] = _shape(field) | {"description": field.meaning}
     return _object(properties, required) | {"title": event.name, "description": event.when}
+
+
+def _shape(field: Field) -> dict[str, Any]:
+    return _GIVEN[field.json] if field.form is Form.GIVEN else _FORMS[field.form]
 
 
 # ---- the page --------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ with `timestamps: relative`), and `event`, its type; the three statistics carry 
 and `pid` -1. Keys marked **+** are qmond's additions to the original interface: `fields: original`
 leaves them out.
 
-At the end of each line stand, with `fields: full`, these, the last three where they apply:
+At the end of each line stand, with `fields: full`, these, the last ones where they apply:
 
 """
 
@@ -173,7 +176,7 @@ def _table(fields: tuple[Field, ...]) -> str:
 
 
 def _type(field: Field) -> str:
-    shape = _GIVEN[field.json] if field.form is Form.GIVEN else _FORMS[field.form]
+    shape = _shape(field)
     if "enum" in shape:
         return " or ".join(json.dumps(value) for value in shape["enum"])
     if "const" in shape:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from qmond import calls
 from qmond.clock import TICK_NS, Anchor
 from qmond.encode import address, adoption, ending
+from qmond.escape import json_bytes
 from qmond.events import BY_NAME, EVENTS, NUMBER
 from qmond.fields import Event, Field, Form
-from qmond.processes import Process, ProcessTable, json_text
+from qmond.processes import Process, ProcessTable, json_text, text_of, words_of
 from qmond.records import RECORD_FORMAT, Flag
 from qmond.words import ADVICE, OTHER_ADVICE
 
@@ -55,10 +54,10 @@ def content(data: bytes, *, truncated: bool) -> tuple[bytes, bytes | None]:
     A character that the end of a capture cut in two is left out, and makes nothing inexact.
     """
     try:
-        return orjson.dumps(data.decode()), None
+        return json_bytes(data.decode()), None
     except UnicodeDecodeError as error:
         if truncated and error.reason == "unexpected end of data":
-            return orjson.dumps(data[: error.start].decode()), None
+            return json_bytes(data[: error.start].decode()), None
     return json_text(data), base64.b64encode(data)
 
 
@@ -105,17 +104,26 @@ def _make_advice(field: Field, key: bytes) -> _Maker:
     return lambda record: names.get(value(record), other)
 
 
-def _make_text(_field: Field, key: bytes) -> _Maker:
-    return lambda record: key + json_text(record.data)
-
-
 def _make_content(_field: Field, key: bytes) -> _Maker:
     return lambda record: (
         key + content(record.data, truncated=bool(record.flags & Flag.TRUNCATED))[0]
     )
 
 
-def _make_exact(_field: Field, key: bytes) -> _Maker:
+def _make_exact_address(record: Record) -> bytes:
+    if record.data[:2] != b"\1\0":
+        return b""
+    path = record.data[2:]
+    path = b"@" + path[1:] if path.startswith(b"\0") else path.split(b"\0", 1)[0]
+    if text_of(path).encode() == path:
+        return b""
+    return b',"addr_b64":"%b"' % base64.b64encode(b"unix:" + path)
+
+
+def _make_exact(field: Field, key: bytes) -> _Maker:
+    if field.key == "addr_b64":
+        return _make_exact_address
+
     def make(record: Record) -> bytes:
         exact = content(record.data, truncated=bool(record.flags & Flag.TRUNCATED))[1]
         return b'%b"%b"' % (key, exact) if exact is not None else b""
@@ -124,7 +132,7 @@ def _make_exact(_field: Field, key: bytes) -> _Maker:
 
 
 def _make_address(_field: Field, key: bytes) -> _Maker:
-    return lambda record: key + orjson.dumps(address(record.data))
+    return lambda record: key + json_bytes(address(record.data))
 
 
 def _make_flag(field: Field, key: bytes) -> _Maker:
@@ -145,7 +153,7 @@ _MAKERS: Final[dict[Form, Callable[[Field, bytes], _Maker]]] = {
     Form.INT: _make_integer,
     Form.TICKS: _make_ticks,
     Form.BIT: _make_bit,
-    Form.TEXT: _make_text,
+    Form.TEXT: _make_content,
     Form.CONTENT: _make_content,
     Form.EXACT: _make_exact,
     Form.ADDRESS: _make_address,
@@ -184,7 +192,11 @@ class Reference:
                 process = processes.image(data)
                 if wanted:
                     line = self.compose(
-                        "TRACK_ADOPT", ts, adoption(process), seq + len(lines), anchor
+                        "TRACK_ADOPT",
+                        ts,
+                        adoption(process, words_of(process.argv)),
+                        seq + len(lines),
+                        anchor,
                     )
                     lines.append((line, number, pid, pid))
                 continue
@@ -239,7 +251,7 @@ class Reference:
     def _own(self, event: Event, values: dict[str, Any]) -> bytes:
         """Return the event's keys with the values given, in the table's order."""
         return b"".join(
-            b',"%b":%b' % (field.key.encode(), orjson.dumps(values[field.key]))
+            b',"%b":%b' % (field.key.encode(), json_bytes(values[field.key]))
             for field in event.fields
             if field.key in values and (self._full or not field.added)
         )

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -74,9 +75,9 @@ def record(
 
 
 def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.COUNTED) -> bytes:
-    head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 7, 5_019_999_999)
+    head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 5_019_999_999)
     parents = [PARENT_FORMAT.pack(1, b"init")] + [bytes(PARENT_FORMAT.size)] * (PARENTS_MAX - 1)
-    return head + b"".join(parents) + b"\0".join([bin_, path, *argv, b""])
+    return head + b"".join(parents) + b"\0".join([bin_, path, b"user.slice/", *argv, b""])
 
 
 def lines(*records: bytes, fields: str = "full", window: int = 1 << 16) -> list[dict[str, Any]]:
@@ -399,3 +400,101 @@ def test_a_process_is_looked_up_where_its_record_was_lost() -> None:
     encoder.begin()
     (line,) = drained(encoder, Ring(record("SENDTO", a=1)), processes)
     assert json.loads(line)["guest"] == "/found"
+
+
+# ---- what guests choose, through every exit ------------------------------------------------------
+
+HOSTILE = [
+    *(bytes([byte]) for byte in range(256) if byte),
+    b"\xe2\x82", b"\xc0\x80", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xf0\x9f\x98",  # no UTF-8
+    b"\x1b[2J", "\x9b2J".encode(), "\u202e\u2066\u061c\u200f\u2028".encode(), b"\x7f",
+    b'","event":"FORGED","x":"', b"\r\n{}", "\U0001f600 \u4f60\u597d".encode(),
+]  # fmt: skip
+ACTIVE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def exact(line: dict[str, Any], key: str) -> object:
+    """Return a text's bytes, by whichever key has them exactly."""
+    if f"{key}_b64" not in line:
+        return line[key].encode() if isinstance(line[key], str) else [w.encode() for w in line[key]]
+    told = line[f"{key}_b64"]
+    return base64.b64decode(told) if isinstance(told, str) else [*map(base64.b64decode, told)]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_is_bytes_until_it_is_shown(text: bytes) -> None:
+    unix, by_binfmt = struct.pack("=H", socket.AF_UNIX), Flag.COUNTED | Flag.INTERPRETED
+    records = (
+        image("TRACK_ADOPT", b"qemu-arm", text, b"x", text, flags=by_binfmt),
+        record("TRACK_OPENAT", text),
+        record("EXEC", text),
+        record("WRITE", text, b=len(text)),
+        record("CONNECT", unix + text),
+        record("CONNECT", unix + b"\0" + text),
+    )
+    encoder = Encoder()
+    found = drained(encoder, Ring(*records), table(encoder.forget))
+    assert len(found) == len(records)
+    for line in found:
+        assert ACTIVE.findall(line.decode()) == []
+        assert line.count(b"\n") == 1
+    adopted, opened, became, wrote, named, abstract = map(json.loads, found)
+    assert exact(adopted, "argv") == [b"x", text]
+    assert (opened["event"], exact(opened, "file")) == ("TRACK_OPENAT", text)
+    assert exact(became, "filename") == exact(wrote, "buf") == text
+    assert exact(wrote, "guest") == text
+    assert (exact(named, "addr"), exact(abstract, "addr")) == (b"unix:" + text, b"unix:@" + text)
+
+
+def test_a_path_that_was_cut_says_so() -> None:
+    (line,) = lines(record("TRACK_OPENAT", b"/a\xe2\x82", flags=Flag.COUNTED | Flag.TRUNCATED))
+    assert (line["file"], line["truncated"], "file_b64" in line) == ("/a", True, False)
+
+
+def test_one_records_trouble_is_one_line_less(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = Encoder()
+    processes = table(encoder.forget)
+
+    def fail(_record: bytes) -> Process:
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "what no one thought of")
+
+    processes.image = fail  # type: ignore[assignment, method-assign]
+    adopted = image("TRACK_ADOPT", b"qemu-arm", b"p", b"x")
+    ring = Ring(*[record("SENDTO"), adopted] * 50)
+    assert len(drained(encoder, ring, processes)) == 50
+    assert encoder.take_failed() == {"TRACK_ADOPT": 50}
+    assert encoder.take_failed() == {}
+    assert len(caplog.records) == 1
+
+
+def test_a_line_of_the_daemons_own_that_fits_nowhere_is_counted() -> None:
+    encoder = Encoder()
+    encoder.tell("START", 1, {"message": "x" * (1 << 21)})
+    encoder.tell("START", 1, {"message": "x"})
+    assert len(encoder) == 1
+    assert encoder.take_failed() == {"START": 1}
+
+
+def test_lines_of_thousands_of_processes_are_counted_by_process() -> None:
+    encoder = Encoder()
+    processes = table(encoder.forget)
+    pids = [pid * 7919 % 4_000_000 + 1 for pid in range(5000)]
+    ring = Ring(*(RECORD_FORMAT.pack(1, pid, 1, NUMBER["DUP2"], 0, 4, 0, 0) for pid in pids * 2))
+    encoder.begin()
+    assert encoder.drain(cast("RingBuffer", ring), processes)
+    assert len(encoder.by_process()) == min(len(encoder), 5000)
+    assert sum(encoder.by_process().values()) == len(encoder)
+
+
+def test_the_names_of_processes_take_no_more_than_so_much_memory() -> None:
+    """They are asked for again, and right, however many there are."""
+    long = b"x" * 4000
+    known = {pid: Process(pid, guest=b"%d-%b" % (pid, long)).rendered() for pid in range(1, 3000)}
+    encoder = Encoder()
+    processes = table(encoder.forget)
+    for process in known.values():
+        processes.adopt(process)
+    for _ in range(2):
+        ring = Ring(*(RECORD_FORMAT.pack(1, pid, 1, NUMBER["DUP2"], 0, 4, 0, 0) for pid in known))
+        for pid, line in zip(known, drained(encoder, ring, processes), strict=True):
+            assert json.loads(line)["guest"].startswith(f"{pid}-")

@@ -13,6 +13,7 @@ from qmond.processes import (
     ProcessTable,
     architecture,
     guest_of,
+    parse_cgroup_names,
     text_of,
     words_of,
 )
@@ -137,9 +138,9 @@ def test_what_is_found_late_is_news() -> None:
 
 
 def image(pid: int, *argv: bytes) -> bytes:
-    head = IMAGE_FORMAT.pack(0, pid, pid, NUMBER["TRACK_ADOPT"], 0, 0, 1, 1000, 7, 0)
+    head = IMAGE_FORMAT.pack(0, pid, pid, NUMBER["TRACK_ADOPT"], 0, 0, 1, 1000, 0)
     parents = bytes(PARENT_FORMAT.size * PARENTS_MAX)
-    return head + parents + b"\0".join([b"qemu-arm", argv[0], *argv, b""])
+    return head + parents + b"\0".join([b"qemu-arm", argv[0], b"", *argv, b""])
 
 
 def test_what_records_told_meanwhile_stands() -> None:
@@ -234,3 +235,17 @@ def test_a_text_is_kept_once_within_the_budget() -> None:
     assert texts.take(b"b" * 600) is None, "one still has it"
     texts.drop(first)
     assert texts.take(b"b" * 600) is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        (b"", "/"),
+        (b"user.slice/", "/user.slice"),
+        (b"leaf/middle/top/", "/top/middle/leaf"),
+        (b"\xff/a b/", "/a b/\ufffd"),
+        (b"leaf/middle", None),  # the root was not reached
+    ],
+)
+def test_a_cgroups_path_from_its_names(names: bytes, path: str | None) -> None:
+    assert parse_cgroup_names(names) == path

@@ -32,6 +32,8 @@ __all__ = [
     "STATISTIC",
     "STATISTIC_KEY",
     "STRUCTS",
+    "TREES",
+    "TREE_SHIFT",
     "header",
 ]
 
@@ -42,7 +44,10 @@ PATTERN_MAX: Final = 16
 PID_LIMIT: Final = 1 << 22
 """No process ID reaches it: Linux' PID_MAX_LIMIT on 64-bit hosts."""
 ORIGINS: Final = {"exec": 1, "fork": 2, "procfs": 3}
-"""How a process came under watch: the values of the tracked map."""
+"""How a process came under watch: the low bits of its value in the tracked map."""
+TREE_SHIFT: Final = 2
+TREES: Final = 1 << 14
+"""Above them is the number of its tree: the ID of the tree's first process, modulo this."""
 OTHERS: Final = 0xFFFFFFFF
 """Stands for every process that has no room of its own in the statistics."""
 
@@ -91,7 +96,7 @@ def _struct(name: str, layout: Layout, extra: str = "") -> str:
 
 def header() -> str:
     """Return the header's text; it needs the types u16, u32 and u64 to be there."""
-    reserved = sum(1 << at for at, event in enumerate(EVENTS) if event.state or event.rare)
+    lives = sum(1 << at for at, event in enumerate(EVENTS) if event.state)
     more = (
         f"\tu64 limit[{len(EVENTS)}];\n"
         f"\tstruct qmon_pattern prefix[{PATTERN_MAX}];\n"
@@ -109,7 +114,12 @@ def header() -> str:
         "PROBED_MAX": PROBED_MAX,
         "OTHERS": f"{OTHERS}U",
         "EVENT_COUNT": len(EVENTS),
-        "RESERVED": f"{reserved}ULL",
+        "LIVES": f"{lives}ULL",
+        "TREES": TREES,
+        "TREE_SHIFT": TREE_SHIFT,
+        "SHARED": "(1ULL << 16)",  # flags of a record's share, above those of the ring buffer
+        "SHARE_LIFE": "(1ULL << 17)",
+        "SHARE_TREE": 32,
         "HANDLER_COUNT": len(HANDLERS),
         **{f"EVENT_{event.name}": number for number, event in enumerate(EVENTS)},
         **{f"HANDLER_{name.upper()}": number for number, name in enumerate(HANDLERS)},

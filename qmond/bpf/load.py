@@ -6,6 +6,7 @@ imports bcc, because what BCC and LLVM take in memory they never give back.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from qmond.bpf.btf import read_vmlinux
+from qmond.bpf.btf import Btf, read_vmlinux
 from qmond.bpf.header import header
 from qmond.bpf.maps import Map, possible_cpus
 from qmond.bpf.uprobes import UPROBE_MULTI, has_multi
 from qmond.calls import CALL, HANDLERS, HOSTS, pack
-from qmond.errors import LoadError, QmondError
+from qmond.errors import BtfError, LoadError, QmondError
 from qmond.records import layout_format
 
 __all__ = ["Options", "fingerprint", "load", "names"]
@@ -35,13 +36,18 @@ OFFSETS: Final = {
     "BPRM_FILE": "linux_binprm.file",
     "BPRM_FILENAME": "linux_binprm.filename",
     "BPRM_INTERP": "linux_binprm.interp",
+    "CGROUP_KN": "cgroup.kn",
+    "CSS_SET_DFL_CGRP": "css_set.dfl_cgrp",
     "DENTRY_NAME": "dentry.d_name.name",
     "FILE_DENTRY": "file.f_path.dentry",
+    "KERNFS_NODE_NAME": "kernfs_node.name",
+    "KERNFS_NODE_PARENT": "kernfs_node.__parent kernfs_node.parent",
     "MM_ARG_END": "mm_struct.arg_end",
     "MM_ARG_START": "mm_struct.arg_start",
     "SIGNAL_FLAGS": "signal_struct.flags",
     "SIGNAL_GROUP_EXIT_CODE": "signal_struct.group_exit_code",
     "SIGNAL_LIVE": "signal_struct.live",
+    "TASK_CGROUPS": "task_struct.cgroups",
     "TASK_COMM": "task_struct.comm",
     "TASK_EXIT_CODE": "task_struct.exit_code",
     "TASK_GROUP_LEADER": "task_struct.group_leader",
@@ -52,7 +58,9 @@ OFFSETS: Final = {
     "TASK_START_BOOTTIME": "task_struct.start_boottime",
     "TASK_TGID": "task_struct.tgid",
 }
-"""What qmon.c calls OFFSET_…, and where BTF has it."""
+"""What qmon.c calls OFFSET_…, and where BTF has it: newer kernels' name first."""
+HOST_OFFSETS: Final = {"x86_64": {"TASK_STATUS": "task_struct.thread_info.status"}, "aarch64": {}}
+"""Likewise, on hosts of one architecture alone."""
 
 TRACEPOINTS: Final = (
     "sched_process_exec",
@@ -99,7 +107,13 @@ def fingerprint(options: Options, *more: str) -> str:
     `more` is what else has to be the same.
     """
     parts = [header(), (_HERE / "qmon.c").read_text(), repr(pack(platform.machine()))]
-    parts += [repr(options), platform.release(), str(possible_cpus()), repr(OFFSETS), *more]
+    parts += [
+        repr(options),
+        platform.release(),
+        str(possible_cpus()),
+        repr((OFFSETS, HOST_OFFSETS)),
+        *more,
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -155,7 +169,8 @@ def _build(options: Options) -> dict[str, int]:
     if host not in HOSTS:
         raise LoadError(f"no system call table for a host of {host}: there are {', '.join(HOSTS)}")
     btf = read_vmlinux()
-    flags = [f"-DOFFSET_{name}={btf.offset(path)}" for name, path in OFFSETS.items()]
+    offsets = OFFSETS | HOST_OFFSETS[host]
+    flags = [f"-DOFFSET_{name}={_offset(btf, paths)}" for name, paths in offsets.items()]
     flags += [
         f"-DRING_PAGES={options.ring // os.sysconf('SC_PAGE_SIZE')}",
         f"-DCPU_COUNT={possible_cpus()}",
@@ -183,6 +198,15 @@ def _build(options: Options) -> dict[str, int]:
     links = {name.decode(): fd for name, fd in program.raw_tracepoint_fds.items()}
     found |= {f"link:{name}": links[name] for name in TRACEPOINTS}
     return found
+
+
+def _offset(btf: Btf, paths: str) -> int:
+    """Return the offset of the first of some members that this kernel has. Raises BtfError."""
+    *others, last = paths.split()
+    for path in others:
+        with contextlib.suppress(BtfError):
+            return btf.offset(path)
+    return btf.offset(last)
 
 
 def _load_allocation(program: Any, *, multi: bool) -> int:  # noqa: ANN401 - a bcc.BPF

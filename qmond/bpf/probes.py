@@ -21,6 +21,8 @@ from qmond.bpf.header import (
     SETTINGS,
     STATISTIC,
     STATISTIC_KEY,
+    TREE_SHIFT,
+    TREES,
 )
 from qmond.bpf.load import Options, load
 from qmond.bpf.maps import Map, possible_cpus, synchronize
@@ -93,8 +95,8 @@ class Probes:
         self.ring = RingBuffer(descriptors["map:events"], options.ring)
         self.urgent = RingBuffer(descriptors["map:urgent"], mmap.PAGESIZE)
         cpus = possible_cpus()
-        self._page = 0  # of `tracked`, the first process ID in it
-        self._tracked = self._map_tracked()
+        self._page = 0  # of `tracked`, that is mapped: where it begins, in bytes
+        self._map_tracked()
         self._probed = Map(descriptors["map:probed"], 4, layout_format(HITS).size)
         more = 8 * len(EVENTS) + 2 * PATTERN_MAX * 2 * PREFIX_MAX
         self._settings = Map(descriptors["map:settings"], 4, _SETTINGS.size + more)
@@ -139,27 +141,40 @@ class Probes:
         """Watch a process that already runs; false where it is watched already."""
         if self.is_tracked(pid):
             return False
-        self._tracked[pid - self._page] = ORIGINS["procfs"]
+        self._store(pid, ORIGINS["procfs"] | pid % TREES << TREE_SHIFT)
         return True
 
     def untrack(self, pid: int) -> None:
         """Watch a process no longer."""
-        if self.is_tracked(pid):
-            self._tracked[pid - self._page] = 0
+        self._store(pid, 0)
 
     def is_tracked(self, pid: int) -> bool:
         """Whether a process is under watch at this moment."""
-        if (page := pid & -mmap.PAGESIZE) != self._page:
-            self._tracked.close()
-            self._page = page
-            self._tracked = self._map_tracked()
-        return bool(self._tracked[pid - page])
+        at = self._turn_to(pid)
+        return bool(self._watch[at])
 
-    def _map_tracked(self) -> mmap.mmap:
-        """Map one page, of a byte a process ID: every one that is mapped counts as our memory."""
-        return mmap.mmap(
+    def _store(self, pid: int, value: int) -> None:
+        at = self._turn_to(pid)
+        self._watch[at] = value
+
+    def _turn_to(self, pid: int) -> int:
+        """Map the page that a process is in; returns where in it."""
+        if (page := 2 * pid & -mmap.PAGESIZE) != self._page:
+            self._unmap_tracked()
+            self._page = page
+            self._map_tracked()
+        return pid - page // 2
+
+    def _map_tracked(self) -> None:
+        """Map one page, of two bytes a process ID: what is mapped counts as our memory."""
+        self._tracked = mmap.mmap(
             self.descriptors["map:tracked"], mmap.PAGESIZE, mmap.MAP_SHARED, offset=self._page
         )
+        self._watch = memoryview(self._tracked).cast("H")
+
+    def _unmap_tracked(self) -> None:
+        self._watch.release()
+        self._tracked.close()
 
     @property
     def allocation_program(self) -> int:
@@ -239,7 +254,7 @@ class Probes:
         """Detach every probe and give everything back."""
         self.ring.close()
         self.urgent.close()
-        self._tracked.close()
+        self._unmap_tracked()
         for descriptor in self.descriptors.values():
             os.close(descriptor)
         self.descriptors = {}

@@ -17,16 +17,21 @@
 #define PARTS_AT_ONCE 128 /* of a vector, before the program calls itself for the rest */
 #define STEPS_AT_ONCE 512 /* messages and parts of messages likewise */
 #define LATE_SLOTS 4096
+#define LATE_MAX 1024
+#define CGROUP_DEPTH 16
+#define CGROUP_SIZE (CGROUP_DEPTH * NAME_SIZE)
+#define RING_SIZE ((u64)RING_PAGES * PAGE_SIZE)
+#define GREED 8 /* what a tree may have in the ring, in times of what is free */
 #define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
 
 struct task_struct;
 struct linux_binprm;
 
 /*
- * A byte for each process ID there can be: how it came under watch, an ORIGIN_ number, or 0. The
- * daemon has it mapped, and stores bytes too.
+ * Two bytes for each process ID there can be: 0, or how it came under watch, an ORIGIN_ number, and
+ * which tree it is of, TREE_SHIFT bits up. The daemon has it mapped, and stores them too.
  */
-BPF_F_TABLE("array", u32, u64, tracked, PID_LIMIT / 8, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, tracked, PID_LIMIT / 4, BPF_F_MMAPABLE);
 BPF_ARRAY(settings, struct qmon_settings, 1);
 BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
 BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
@@ -36,13 +41,25 @@ BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, 81
 BPF_PERCPU_ARRAY(others, struct qmon_statistic, 2);
 /* tokens of a process for an event, where that is limited */
 BPF_HASH(buckets, struct qmon_bucket_key, struct qmon_bucket, 16384);
+/*
+ * What a tree of processes takes of what all share: bytes in the ring, by the half of it that they
+ * were put into, and slots of `late`. A tree's number is its first process' ID, cut: where two trees
+ * have the same, they share.
+ */
+struct tree {
+	u64 half; /* the number of the half that is filled now */
+	u64 bytes[2]; /* in this half: of ordinary records, of lives */
+	u64 before[2]; /* in the half before */
+	u64 late;
+};
+BPF_ARRAY(trees, struct tree, TREES);
 /* tid → a call whose memory could not be read at its entry: tried again at its exit */
 struct entry {
 	u64 since;
 	u32 event;
 	u32 call;
 };
-BPF_HASH(late, u32, struct entry, 1024);
+BPF_HASH(late, u32, struct entry, LATE_MAX);
 /* how many of them there are by the tid's last bits: mostly none, and nobody need look */
 BPF_ARRAY(late_counts, u32, LATE_SLOTS);
 /* tid → the call that is about to make a process; what stays behind has failed */
@@ -97,7 +114,7 @@ struct walk {
  * gives up, and counts its event as lost.
  */
 struct room {
-	u64 taken;
+	u64 taken; /* by which thread, or 0 */
 	u64 since; /* the time of the call that is tried again, otherwise 0 */
 	struct walk walk;
 	struct qmon_record record;
@@ -105,8 +122,10 @@ struct room {
 };
 struct image_room {
 	u64 taken;
+	u64 cgroup_size;
+	char cgroup[CGROUP_SIZE + NAME_SIZE];
 	struct qmon_image image;
-	char data[NAME_SIZE + PATH_SIZE + ARGV_MAX];
+	char data[NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1 + ARGV_MAX];
 };
 BPF_ARRAY(rooms, struct room, CPU_COUNT); /* by CPU: a per-CPU value has at most 32 KiB */
 BPF_PERCPU_ARRAY(image_rooms, struct image_room, 1);
@@ -125,19 +144,36 @@ static always bool wanted(u32 event)
 	return s && s->mask >> event & 1;
 }
 
-static always bool is_tracked(u32 pid)
+/* How a process is watched: 0 where it is not. */
+static always u16 watch_of(u32 pid)
 {
-	u32 word = pid / 8;
-	u8 *bytes = (u8 *)tracked.lookup(&word);
-	return bytes && bytes[pid % 8];
+	u32 word = pid / 4;
+	u16 *pids = (u16 *)tracked.lookup(&word);
+	return pids ? pids[pid % 4] : 0;
 }
 
-static always void track(u32 pid, u8 origin)
+static always bool is_tracked(u32 pid)
 {
-	u32 word = pid / 8;
-	u8 *bytes = (u8 *)tracked.lookup(&word);
-	if (bytes)
-		bytes[pid % 8] = origin;
+	return watch_of(pid) != 0;
+}
+
+static always void track(u32 pid, u16 origin, u32 tree)
+{
+	u32 word = pid / 4;
+	u16 *pids = (u16 *)tracked.lookup(&word);
+	if (pids)
+		pids[pid % 4] = origin ? origin | (tree % TREES) << TREE_SHIFT : 0;
+}
+
+static always u32 tree_of(u32 pid)
+{
+	return watch_of(pid) >> TREE_SHIFT;
+}
+
+static always struct tree *the_tree(u32 pid)
+{
+	u32 key = tree_of(pid);
+	return trees.lookup(&key);
 }
 
 static always u32 *late_count(u32 tid)
@@ -155,8 +191,13 @@ static always struct entry *late_entry(u32 tid)
 static always void end_late(u32 tid)
 {
 	u32 *count = late_count(tid);
-	if (late.delete(&tid) == 0 && count)
+	struct tree *tree = the_tree(bpf_get_current_pid_tgid() >> 32);
+	if (late.delete(&tid) != 0)
+		return;
+	if (count)
 		__sync_fetch_and_add(count, -1);
+	if (tree)
+		__sync_fetch_and_add(&tree->late, -1);
 }
 
 static always void count_seen(u32 event)
@@ -217,12 +258,12 @@ static always bool within_limit(u32 pid, u32 event)
 	} else if (since * limit >= SECOND) { /* at least one token since the last time */
 		u64 more = since * limit / SECOND;
 		bucket->tokens += more;
-		if (bucket->tokens > limit)
+		if ((s64)bucket->tokens > (s64)limit)
 			bucket->tokens = limit;
 		bucket->filled += more * SECOND / limit;
 	}
-	if (bucket->tokens) {
-		bucket->tokens--;
+	if ((s64)bucket->tokens > 0) { /* several CPUs may each take the last one: it goes below 0 */
+		__sync_fetch_and_add(&bucket->tokens, -1);
 		return true;
 	}
 	__sync_fetch_and_add(&bucket->suppressed, 1);
@@ -240,26 +281,54 @@ static always bool admit(u32 pid, u32 event)
 }
 
 /*
- * The last part of the ring is for what is rare and tells most: processes' lives and connections
- * get through when a storm of other events has filled the rest.
+ * The ring is shared by all trees of processes, by dynamic thresholds (Choudhury and Hahne, 1998): a
+ * tree may have in it GREED times what is free, so that a greedy one leaves a ninth, two of them
+ * leave a seventeenth, and who comes new always finds room. A sixteenth is for processes' lives
+ * alone, of which each tree has a share of the same kind: neither its own storm of other events nor
+ * another's forks push them out.
  *
- * BCC knows no ringbuf_query, and only in its own text for ringbuf_output does the map stand that
- * it wants: so that text, which is bpf_ringbuf_output(MAP, …), is made to mean this.
+ * What a tree has in the ring is what it put there since the half before began: that is exact to a
+ * half, and the more so the fuller the ring is, where it matters. Below a quarter nobody counts.
  */
-#define ORDINARY (1ULL << 63)
-
-static always long output_if_room(u64 ring, void *data, u64 size, u64 flags)
+static always bool is_fair(u64 share, u64 size, u64 used, u64 produced)
 {
-	if (flags & ORDINARY &&
-	    bpf_ringbuf_query((void *)ring, BPF_RB_AVAIL_DATA) >= RING_PAGES * PAGE_SIZE / 8 * 7)
-		return -1;
-	return bpf_ringbuf_output((void *)ring, data, size, flags & ~ORDINARY);
+	u32 key = share >> SHARE_TREE, kind = share & SHARE_LIFE ? 1 : 0;
+	struct tree *tree = trees.lookup(&key);
+	u64 half = produced / (RING_SIZE / 2), kept = kind ? 0 : RING_SIZE / 16;
+	if (!tree || used + kept >= RING_SIZE)
+		return false;
+	if (tree->half != half) {
+		bool next = tree->half + 1 == half;
+		tree->before[0] = next ? tree->bytes[0] : 0;
+		tree->before[1] = next ? tree->bytes[1] : 0;
+		tree->bytes[0] = tree->bytes[1] = 0;
+		tree->half = half;
+	}
+	if (tree->bytes[kind] + tree->before[kind] >= (RING_SIZE - kept - used) * GREED)
+		return false;
+	__sync_fetch_and_add(&tree->bytes[kind], size);
+	return true;
 }
-#define bpf_ringbuf_output output_if_room
 
-static always u64 priority(u32 event)
+/*
+ * BCC knows no ringbuf_query, and only in its own text for ringbuf_output does the map stand that
+ * it wants: so that text, which is bpf_ringbuf_output(MAP, …), is made to mean this. `share` is 0, or
+ * what share_of() says.
+ */
+static always long output_if_fair(u64 ring, void *data, u64 size, u64 share)
 {
-	return RESERVED >> event & 1 ? 0 : ORDINARY;
+	u64 used = share & SHARED ? bpf_ringbuf_query((void *)ring, BPF_RB_AVAIL_DATA) : 0;
+	if (used >= RING_SIZE / 4 &&
+	    !is_fair(share, size, used, bpf_ringbuf_query((void *)ring, BPF_RB_PROD_POS)))
+		return -1;
+	return bpf_ringbuf_output((void *)ring, data, size, share & BPF_RB_FORCE_WAKEUP);
+}
+#define bpf_ringbuf_output output_if_fair
+
+/* Whose share of the ring a record takes. */
+static always u64 share_of(u32 event, u32 pid)
+{
+	return SHARED | (LIVES >> event & 1 ? SHARE_LIFE : 0) | (u64)tree_of(pid) << SHARE_TREE;
 }
 
 /* The kernel's pointers are followed by offset: struct layouts come from BTF, not from headers. */
@@ -305,11 +374,15 @@ static always u32 state_flags(u32 event)
 	return FLAG_COUNTED;
 }
 
+static always void send_shared(struct qmon_record *record, u64 share)
+{
+	if (events.ringbuf_output(record, sizeof(*record), share) != 0 && record->flags & FLAG_COUNTED)
+		count_lost(record->event);
+}
+
 static always void send_record(struct qmon_record *record)
 {
-	long failed = events.ringbuf_output(record, sizeof(*record), priority(record->event));
-	if (failed && record->flags & FLAG_COUNTED)
-		count_lost(record->event);
+	send_shared(record, share_of(record->event, record->pid));
 }
 
 /* A length that the verifier believes to be within bounds; below 0 it is a helper's error. */
@@ -337,6 +410,9 @@ static always u64 copy_user(void *to, const void *from, u64 n, u32 *flags)
 static always u64 copy_path(void *to, const void *from, u32 *flags)
 {
 	u64 n = bounded(bpf_probe_read_user_str(to, PATH_SIZE, from), PATH_SIZE);
+	char next = 0; /* what stands where the copy was made to end */
+	if (n == PATH_SIZE && bpf_probe_read_user(&next, 1, from + PATH_SIZE - 1) == 0 && next)
+		*flags |= FLAG_TRUNCATED;
 	if (n)
 		return n - 1;
 	*flags |= FLAG_FAULT;
@@ -408,21 +484,24 @@ static always void add_up(struct walk *walk)
 
 /* ---- system calls -------------------------------------------------------------------------- */
 
-/*
- * A call of this process, if it is one that qmond follows. 32-bit code on a 64-bit host has other
- * call numbers; qemu-user is never that, and a native program's are left out.
- */
+/* A call of this process, if it is one that qmond follows. */
 struct entered {
 	struct pt_regs regs;
 	struct qmon_call call;
 };
 
-static always bool is_compat(const struct pt_regs *regs)
+/*
+ * Whether a call is one of 32-bit code, which has other numbers and registers: it is left out. On
+ * x86-64 a 64-bit process makes them, too, by int 0x80 or a code segment of its own: the kernel
+ * knows, and notes it before it traces (arch/x86/entry/common.c). Calls of x32 have a bit in their
+ * number that no row of the table has.
+ */
+static always bool is_compat(const void *regs)
 {
 #if defined(__x86_64__)
-	return regs->cs == 0x23; /* __USER32_CS */
+	return u32_at((void *)bpf_get_current_task(), OFFSET_TASK_STATUS) & 2; /* TS_COMPAT */
 #else
-	return regs->pstate & 0x10; /* PSR_MODE32_BIT */
+	return u64_at(regs, __builtin_offsetof(struct pt_regs, pstate)) & 0x10; /* PSR_MODE32_BIT */
 #endif
 }
 
@@ -464,7 +543,7 @@ static always int call_number(const void *regs)
 /* Whether the call's row of the table and its registers can be had, and its event is wanted. */
 static always bool understand(struct entered *entered, const void *regs)
 {
-	if (bpf_probe_read_kernel(&entered->regs, sizeof(entered->regs), regs) != 0 || is_compat(&entered->regs))
+	if (bpf_probe_read_kernel(&entered->regs, sizeof(entered->regs), regs) != 0)
 		return false;
 	int key = entered->regs.CALL_NUMBER;
 	struct qmon_call *call = calls.lookup(&key);
@@ -474,23 +553,51 @@ static always bool understand(struct entered *entered, const void *regs)
 	return true;
 }
 
-static always struct room *take_room(void)
+/* The room of this CPU, if this thread has it already: it goes on, or is tried again. */
+static always struct room *own_room(void)
 {
 	int cpu = bpf_get_smp_processor_id();
 	struct room *room = rooms.lookup(&cpu);
-	if (!room || room->taken)
+	return room && room->taken == (u32)bpf_get_current_pid_tgid() ? room : NULL;
+}
+
+static always struct room *take_room(void)
+{
+	int cpu = bpf_get_smp_processor_id();
+	u32 tid = bpf_get_current_pid_tgid();
+	struct room *room = rooms.lookup(&cpu);
+	if (!room || (room->taken && room->taken != tid))
 		return NULL;
-	room->taken = 1;
+	room->taken = tid;
 	return room;
+}
+
+static always void give_back(struct room *room)
+{
+	room->since = 0;
+	room->walk.going = 0;
+	room->taken = 0;
+}
+
+/* The same as understand() for who may have the room already: where that says no, it is given back. */
+static always bool go_on(struct entered *entered, const void *regs)
+{
+	if (understand(entered, regs))
+		return true;
+	struct room *room = own_room();
+	if (room)
+		give_back(room);
+	return false;
 }
 
 /* Sends what stands in the room with n bytes of data, and gives the room back. */
 static always void send_room(struct room *room, u64 n)
 {
 	u64 size = sizeof(room->record) + bounded(n, CAPTURE_MAX);
-	if (events.ringbuf_output(&room->record, size, priority(room->record.event)) != 0)
+	u64 share = share_of(room->record.event, room->record.pid);
+	if (events.ringbuf_output(&room->record, size, share) != 0)
 		count_lost(room->record.event);
-	room->taken = 0;
+	give_back(room);
 }
 
 /*
@@ -508,9 +615,11 @@ static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 		.call = entered->call.call,
 	};
 	u32 *count = late_count(tid);
-	if (!count || late.update(&tid, &entry) != 0)
+	struct tree *tree = the_tree(bpf_get_current_pid_tgid() >> 32);
+	if (!count || !tree || tree->late >= LATE_MAX / 8 || late.update(&tid, &entry) != 0)
 		return false;
 	__sync_fetch_and_add(count, 1);
+	__sync_fetch_and_add(&tree->late, 1);
 	return true;
 }
 
@@ -519,14 +628,13 @@ static always void finish(const struct entered *entered, struct room *room, u64 
 {
 	u32 event = entered->call.event;
 	u64 since = room->since;
-	room->since = 0;
 	if (put_off(entered, since, flags)) {
-		room->taken = 0;
+		give_back(room);
 		return;
 	}
 	fill_head(&room->record, event, entered->call.call, flags | FLAG_COUNTED);
 	if (!admit(room->record.pid, event)) {
-		room->taken = 0;
+		give_back(room);
 		return;
 	}
 	if (since)
@@ -577,17 +685,14 @@ static always void send_vector(struct bpf_raw_tracepoint_args *ctx, const struct
 			       u32 itself, const void *from, u64 count, u64 total)
 {
 	bool content = itself != HANDLER_MESSAGES;
-	int cpu = bpf_get_smp_processor_id();
 	struct qmon_settings *s = the_settings();
-	struct room *room = rooms.lookup(&cpu);
-	if (!s || !room)
+	struct room *room = take_room();
+	if (!s || !room) {
+		lose(entered->call.event);
 		return;
+	}
 	struct walk *walk = &room->walk;
 	if (!walk->going) {
-		if (!take_room()) {
-			lose(entered->call.event);
-			return;
-		}
 		__builtin_memset(walk, 0, sizeof(*walk));
 		walk->going = 1;
 		walk->total = total;
@@ -618,8 +723,7 @@ static always void send_vector(struct bpf_raw_tracepoint_args *ctx, const struct
 			flags |= FLAG_TRUNCATED;
 		finish(entered, room, walk->n, flags, argument(&entered->regs, 0), size);
 	} else {
-		room->since = 0;
-		room->taken = 0;
+		give_back(room);
 	}
 }
 
@@ -638,7 +742,7 @@ static always void send_integers(const struct entered *entered, u64 a, u64 b)
 int on_path(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
-	if (understand(&entered, (void *)ctx->args[0]))
+	if (go_on(&entered, (void *)ctx->args[0]))
 		send_content(&entered, CONTENT_PATH,
 			     (const void *)argument(&entered.regs, entered.call.arg_a), 0, 0, 0);
 	return 0;
@@ -647,7 +751,7 @@ int on_path(struct bpf_raw_tracepoint_args *ctx)
 int on_write(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
-	if (!understand(&entered, (void *)ctx->args[0]))
+	if (!go_on(&entered, (void *)ctx->args[0]))
 		return 0;
 	u64 size = argument(&entered.regs, 2);
 	if (size)
@@ -669,7 +773,7 @@ int on_read(struct bpf_raw_tracepoint_args *ctx)
 int on_writev(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
-	if (understand(&entered, (void *)ctx->args[0]))
+	if (go_on(&entered, (void *)ctx->args[0]))
 		send_vector(ctx, &entered, HANDLER_WRITEV, (const void *)argument(&entered.regs, 1),
 			    argument(&entered.regs, 2), -1ULL);
 	return 0;
@@ -679,7 +783,7 @@ int on_readv(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
 	long result = ctx->args[1];
-	if (result > 0 && understand(&entered, (void *)ctx->args[0]))
+	if (result > 0 && go_on(&entered, (void *)ctx->args[0]))
 		send_vector(ctx, &entered, HANDLER_READV, (const void *)argument(&entered.regs, 1),
 			    argument(&entered.regs, 2), result);
 	return 0;
@@ -689,7 +793,7 @@ int on_readv(struct bpf_raw_tracepoint_args *ctx)
 int on_messages(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
-	if (!understand(&entered, (void *)ctx->args[0]))
+	if (!go_on(&entered, (void *)ctx->args[0]))
 		return 0;
 	u64 count = entered.call.arg_a < 6 ? (u32)argument(&entered.regs, entered.call.arg_a) : 1;
 	send_vector(ctx, &entered, HANDLER_MESSAGES, (const void *)argument(&entered.regs, 1), count, 0);
@@ -699,7 +803,7 @@ int on_messages(struct bpf_raw_tracepoint_args *ctx)
 int on_connect(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
-	if (understand(&entered, (void *)ctx->args[0]))
+	if (go_on(&entered, (void *)ctx->args[0]))
 		send_content(&entered, CONTENT_ADDRESS, (const void *)argument(&entered.regs, 1),
 			     (u32)argument(&entered.regs, 2), 0, 0);
 	return 0;
@@ -746,19 +850,25 @@ int on_waitid(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Runs the handler of a call's entry again, where that was put off. */
+/* Runs the handler of a call's entry again, where that was put off; it finds the room taken for it. */
 int on_late(struct bpf_raw_tracepoint_args *ctx)
 {
-	int cpu = bpf_get_smp_processor_id(), key = call_number((void *)ctx->args[0]);
+	int key = call_number((void *)ctx->args[0]);
 	u32 tid = bpf_get_current_pid_tgid();
 	struct entry *entry = late_entry(tid);
 	struct qmon_call *call = calls.lookup(&key);
-	struct room *room = rooms.lookup(&cpu);
-	if (!entry || !call || !room || room->taken)
+	struct room *room = entry && call ? take_room() : NULL;
+	if (!entry || !call)
 		return 0;
+	if (!room) {
+		lose(entry->event);
+		end_late(tid);
+		return 0;
+	}
 	room->since = entry->since;
 	end_late(tid);
 	handlers.call(ctx, call->enter);
+	give_back(room); /* there is no such handler */
 	return 0;
 }
 
@@ -817,7 +927,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 		return 0;
 	int key = ctx->args[1];
 	struct qmon_call *call = calls.lookup(&key);
-	if (call && call->enter)
+	if (call && call->enter && !is_compat((void *)ctx->args[0]))
 		handlers.call(ctx, call->enter);
 	return 0;
 }
@@ -831,6 +941,8 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	int key = call_number((void *)ctx->args[0]);
 	struct qmon_call *call = calls.lookup(&key);
 	if (!call || !call->exit || (call->exit == HANDLER_LATE && !late_entry(pid_tgid)))
+		return 0;
+	if (is_compat((void *)ctx->args[0]))
 		return 0;
 	handlers.call(ctx, call->exit);
 	return 0;
@@ -894,7 +1006,38 @@ static always void send_late_exec(void *bprm)
 	end_late(tid);
 }
 
-/* What the process executes now: its file's name, the path that was asked for, its arguments. */
+/*
+ * The cgroup (v2) of a process, as the names from its own up to below the root, each with a slash
+ * behind it; where there are more than so many, without the last slash. It comes to lie in the room,
+ * and so does its length: the verifier then takes all ways through a step of the loop for one.
+ */
+static always void copy_cgroup(struct image_room *room, const void *task)
+{
+	void *set = pointer_at(task, OFFSET_TASK_CGROUPS);
+	void *node = pointer_at(pointer_at(set, OFFSET_CSS_SET_DFL_CGRP), OFFSET_CGROUP_KN);
+	room->cgroup_size = 0;
+	for (int i = 0; i <= CGROUP_DEPTH; i++) {
+		step();
+		void *parent = pointer_at(node, OFFSET_KERNFS_NODE_PARENT);
+		u64 at = bounded(room->cgroup_size, CGROUP_SIZE);
+		if (!parent)
+			return;
+		if (i == CGROUP_DEPTH) {
+			room->cgroup_size = at - 1;
+			return;
+		}
+		void *name = pointer_at(node, OFFSET_KERNFS_NODE_NAME);
+		u64 n = bounded(bpf_probe_read_kernel_str(room->cgroup + at, NAME_SIZE, name), NAME_SIZE);
+		room->cgroup_size = at + n;
+		room->cgroup[(at + n - 1) & (CGROUP_SIZE - 1)] = '/'; /* in place of the NUL */
+		node = parent;
+	}
+}
+
+/*
+ * What the process executes now: its file's name (255 bytes at most, as all are), the path that was
+ * asked for (the kernel's own copy, shorter than PATH_SIZE), its cgroup, its arguments.
+ */
 static always void send_image(u32 event, const void *file_name, void *task, void *bprm, u32 flags)
 {
 	int zero = 0;
@@ -912,14 +1055,19 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	fill_head(image, event, 0, flags);
 	image->ppid = u32_at(pointer_at(task, OFFSET_TASK_REAL_PARENT), OFFSET_TASK_TGID);
 	image->uid = bpf_get_current_uid_gid();
-	image->cgroup = bpf_get_current_cgroup_id();
 	image->start = u64_at(task, OFFSET_TASK_START_BOOTTIME);
 	if (event == EVENT_TRACK_ADOPT)
 		fill_parents(image, task);
 
-	/* three parts, each with a NUL at its end: name, path, arguments */
+	/* each part has a NUL at its end: name, path, cgroup, then the arguments */
 	u64 at = bounded(bpf_probe_read_kernel_str(room->data, NAME_SIZE, file_name), NAME_SIZE);
 	at += bounded(bpf_probe_read_kernel_str(room->data + at, PATH_SIZE, path), PATH_SIZE);
+	at = bounded(at, NAME_SIZE + PATH_SIZE);
+	copy_cgroup(room, task);
+	u64 more = bounded(room->cgroup_size, CGROUP_SIZE);
+	bpf_probe_read_kernel(room->data + at, more, room->cgroup);
+	at = bounded(at + more, NAME_SIZE + PATH_SIZE + CGROUP_SIZE);
+	room->data[at++] = 0;
 	void *mm = pointer_at(task, OFFSET_TASK_MM);
 	u64 from = u64_at(mm, OFFSET_MM_ARG_START);
 	u64 size = u64_at(mm, OFFSET_MM_ARG_END) - from;
@@ -927,14 +1075,14 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 		size = ARGV_MAX;
 		image->flags |= FLAG_TRUNCATED;
 	}
-	at = bounded(at, NAME_SIZE + PATH_SIZE);
+	at = bounded(at, NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1);
 	size = bounded(size, ARGV_MAX);
 	if (bpf_probe_read_user(room->data + at, size, (void *)from) != 0) {
 		image->flags |= FLAG_FAULT;
 		size = 0;
 	}
 	size = sizeof(*image) + bounded(at + size, sizeof(room->data));
-	if (events.ringbuf_output(image, size, 0) != 0 && flags & FLAG_COUNTED)
+	if (events.ringbuf_output(image, size, share_of(event, image->pid)) != 0 && flags & FLAG_COUNTED)
 		count_lost(event);
 	room->taken = 0;
 }
@@ -962,7 +1110,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	bpf_get_current_comm(&comm, sizeof(((struct qmon_parent *)0)->comm));
 	if (!matches(s, &name) && !matches(s, &comm))
 		return 0;
-	track(pid, ORIGIN_EXEC);
+	track(pid, ORIGIN_EXEC, pid);
 	send_image(EVENT_TRACK_ADOPT, file_name, task, bprm, state_flags(EVENT_TRACK_ADOPT));
 	return 0;
 }
@@ -978,7 +1126,7 @@ RAW_TRACEPOINT_PROBE(task_newtask)
 	u32 child = u32_at(task, OFFSET_TASK_TGID);
 	u32 *call = forking.lookup(&tid);
 	struct qmon_record record = {};
-	track(child, ORIGIN_FORK);
+	track(child, ORIGIN_FORK, tree_of(pid_tgid >> 32));
 	fill_head(&record, EVENT_TRACK_FORK, call ? *call : 0, state_flags(EVENT_TRACK_FORK));
 	forking.delete(&tid);
 	record.a = child;
@@ -1004,7 +1152,8 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	struct identity identity = {.start = u64_at(leader, OFFSET_TASK_START_BOOTTIME), .pid = pid};
 	if (u32_at(signal, OFFSET_SIGNAL_LIVE) != 0 || ended.insert(&identity, &one) == -EEXIST)
 		return 0;
-	track(pid, 0);
+	u64 share = share_of(EVENT_EXIT, pid);
+	track(pid, 0, 0);
 	probed.delete(&pid);
 	struct qmon_record record = {};
 	fill_head(&record, EVENT_EXIT, 0, state_flags(EVENT_EXIT));
@@ -1013,7 +1162,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 		record.a = u32_at(signal, OFFSET_SIGNAL_GROUP_EXIT_CODE);
 	else
 		record.a = u32_at(leader, OFFSET_TASK_EXIT_CODE);
-	send_record(&record);
+	send_shared(&record, share);
 	return 0;
 }
 
