@@ -34,6 +34,7 @@ __all__ = [
     "STRUCTS",
     "TREES",
     "TREE_SHIFT",
+    "URGENT_SIZE",
     "header",
 ]
 
@@ -47,7 +48,7 @@ ORIGINS: Final = {"exec": 1, "fork": 2, "procfs": 3}
 """How a process came under watch: the low bits of its value in the tracked map."""
 TREE_SHIFT: Final = 2
 TREES: Final = 1 << 14
-"""Above them is the number of its tree: the ID of the tree's first process, modulo this."""
+"""Above them is the number of its tree, which is one by chance below this."""
 OTHERS: Final = 0xFFFFFFFF
 """Stands for every process that has no room of its own in the statistics."""
 
@@ -63,9 +64,11 @@ SETTINGS: Final[Layout] = (
 
 COUNTER: Final[Layout] = (("seen", "u64"), ("lost", "u64"), ("suppressed", "u64"))
 BUCKET_KEY: Final[Layout] = (("pid", "u32"), ("event", "u32"))
-BUCKET: Final[Layout] = (("filled", "u64"), ("tokens", "u64"), ("suppressed", "u64"))
+BUCKET: Final[Layout] = (("spent", "u64"), ("suppressed", "u64"))
 PROBED_MAX: Final = 16384
 """How many processes can have allocation probes at once."""
+URGENT_SIZE: Final = PROBED_MAX * 16
+"""Bytes of the ring of urgent news: one of each of them has room."""
 HITS: Final[Layout] = (("since", "u64"), ("count", "u64"), ("told", "u64"))
 STATISTIC_KEY: Final[Layout] = (("generation", "u32"), ("pid", "u32"))
 STATISTIC: Final[Layout] = (
@@ -119,7 +122,9 @@ def header() -> str:
         "TREE_SHIFT": TREE_SHIFT,
         "SHARED": "(1ULL << 16)",  # flags of a record's share, above those of the ring buffer
         "SHARE_LIFE": "(1ULL << 17)",
+        "SHARE_OWN": "(1ULL << 18)",
         "SHARE_TREE": 32,
+        "SHARE_USER": 48,
         "HANDLER_COUNT": len(HANDLERS),
         **{f"EVENT_{event.name}": number for number, event in enumerate(EVENTS)},
         **{f"HANDLER_{name.upper()}": number for number, name in enumerate(HANDLERS)},

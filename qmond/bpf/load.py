@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmond.bpf.btf import Btf, read_vmlinux
-from qmond.bpf.header import header
+from qmond.bpf.header import URGENT_SIZE, header
 from qmond.bpf.maps import Map, possible_cpus
 from qmond.bpf.uprobes import UPROBE_MULTI, has_multi
 from qmond.calls import CALL, HANDLERS, HOSTS, pack
@@ -173,6 +173,7 @@ def _build(options: Options) -> dict[str, int]:
     flags = [f"-DOFFSET_{name}={_offset(btf, paths)}" for name, paths in offsets.items()]
     flags += [
         f"-DRING_PAGES={options.ring // os.sysconf('SC_PAGE_SIZE')}",
+        f"-DURGENT_PAGES={URGENT_SIZE // os.sysconf('SC_PAGE_SIZE')}",
         f"-DCPU_COUNT={possible_cpus()}",
     ]
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE / "stubs")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from struct import pack, unpack
@@ -23,6 +25,7 @@ from qmond.bpf.header import (
     STATISTIC_KEY,
     TREE_SHIFT,
     TREES,
+    URGENT_SIZE,
 )
 from qmond.bpf.load import Options, load
 from qmond.bpf.maps import Map, possible_cpus, synchronize
@@ -93,7 +96,7 @@ class Probes:
     def __init__(self, descriptors: dict[str, int], options: Options) -> None:
         self.descriptors = descriptors
         self.ring = RingBuffer(descriptors["map:events"], options.ring)
-        self.urgent = RingBuffer(descriptors["map:urgent"], mmap.PAGESIZE)
+        self.urgent = RingBuffer(descriptors["map:urgent"], URGENT_SIZE)
         cpus = possible_cpus()
         self._page = 0  # of `tracked`, that is mapped: where it begins, in bytes
         self._map_tracked()
@@ -135,13 +138,16 @@ class Probes:
         limits = pack(
             f"={len(EVENTS)}Q", *(settings.limits.get(at, 0) for at in range(len(EVENTS)))
         )
+        with contextlib.suppress(OSError):  # full: what is held back of these is only in `counters`
+            for event in settings.limits:
+                self._buckets.insert(_BUCKET_KEY.pack(OTHERS, event), bytes(_BUCKET.size))
         self._settings[_ZERO] = head + limits + b"".join(map(_patterns, patterns))
 
     def track(self, pid: int) -> bool:
         """Watch a process that already runs; false where it is watched already."""
         if self.is_tracked(pid):
             return False
-        self._store(pid, ORIGINS["procfs"] | pid % TREES << TREE_SHIFT)
+        self._store(pid, ORIGINS["procfs"] | secrets.randbelow(TREES) << TREE_SHIFT)
         return True
 
     def untrack(self, pid: int) -> None:
@@ -207,7 +213,7 @@ class Probes:
         """
         found: dict[int, dict[str, int]] = {}
         for key in list(self._buckets):
-            _, _, total = _BUCKET.unpack(self._buckets[key])
+            _, total = _BUCKET.unpack(self._buckets[key])
             pid, event = _BUCKET_KEY.unpack(key)
             if count := total - self._suppressed.get(key, 0):
                 found.setdefault(pid, {})[EVENTS[event].name] = count

@@ -17,11 +17,15 @@
 #define PARTS_AT_ONCE 128 /* of a vector, before the program calls itself for the rest */
 #define STEPS_AT_ONCE 512 /* messages and parts of messages likewise */
 #define LATE_SLOTS 4096
-#define LATE_MAX 1024
+#define LATE_MAX 4096
+#define ROWS_MAX 8192
 #define CGROUP_DEPTH 16
 #define CGROUP_SIZE (CGROUP_DEPTH * NAME_SIZE)
 #define RING_SIZE ((u64)RING_PAGES * PAGE_SIZE)
 #define GREED 8 /* what a tree may have in the ring, in times of what is free */
+#define USER_GREED 32 /* what all trees of a user may have */
+#define USERS 4096
+#define VECTOR_MAX 1024 /* the kernel takes no more messages in one call: UIO_MAXIOV */
 #define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
 
 struct task_struct;
@@ -36,31 +40,40 @@ BPF_ARRAY(settings, struct qmon_settings, 1);
 BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
 BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
 BPF_PERCPU_ARRAY(counters, struct qmon_counter, EVENT_COUNT);
-BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, 8192);
+BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, ROWS_MAX);
 /* the sums of those who found no room there, in this interval and in that before: by its last bit */
 BPF_PERCPU_ARRAY(others, struct qmon_statistic, 2);
 /* tokens of a process for an event, where that is limited */
 BPF_HASH(buckets, struct qmon_bucket_key, struct qmon_bucket, 16384);
 /*
- * What a tree of processes takes of what all share: bytes in the ring, by the half of it that they
- * were put into, and slots of `late`. A tree's number is its first process' ID, cut: where two trees
- * have the same, they share.
+ * What a tree of processes takes of what all share, and what a user's trees take together: for a user
+ * can start as many as they like. A tree's number is one by chance, so that nobody can choose to have
+ * another's; where two trees have the same, they share. Users likewise; root is user 0, whose guests
+ * are held to their trees' shares alone.
  */
-struct tree {
-	u64 half; /* the number of the half that is filled now */
-	u64 bytes[2]; /* in this half: of ordinary records, of lives */
-	u64 before[2]; /* in the half before */
-	u64 late;
+struct share {
+	u64 half; /* the number of the half of the ring that is filled now */
+	u64 bytes[2]; /* put into it: of ordinary records, of lives */
+	u64 before[2]; /* into the half before */
+	u64 earlier[2]; /* into the half before that */
+	u64 late; /* slots of `late` */
+	u64 spent; /* as in a bucket: of those of a tree that have none of their own */
+	u32 generation; /* of the statistics, and the rows that they have there */
+	u32 rows;
+	u64 user; /* a tree's, as was seen last */
 };
-BPF_ARRAY(trees, struct tree, TREES);
-/* tid → a call whose memory could not be read at its entry: tried again at its exit */
+BPF_ARRAY(trees, struct share, TREES);
+BPF_ARRAY(users, struct share, USERS);
+/* task → a call whose memory could not be read at its entry: tried again at its exit */
 struct entry {
 	u64 since;
 	u32 event;
 	u32 call;
+	u32 tree; /* whose share the slot is of */
+	u32 user;
 };
-BPF_HASH(late, u32, struct entry, LATE_MAX);
-/* how many of them there are by the tid's last bits: mostly none, and nobody need look */
+BPF_HASH(late, u64, struct entry, LATE_MAX); /* by task and not by tid: an exec can change that */
+/* how many of them there are, by some bits of the task: mostly none, and nobody need look */
 BPF_ARRAY(late_counts, u32, LATE_SLOTS);
 /* tid → the call that is about to make a process; what stays behind has failed */
 BPF_TABLE("lru_hash", u32, u32, forking, 1024);
@@ -73,7 +86,7 @@ BPF_TABLE("lru_hash", struct identity, u32, ended, 1024);
 /* tgid of who has allocation probes, as the daemon says → those of the second since `since` */
 BPF_HASH(probed, u32, struct qmon_hits, PROBED_MAX);
 /* processes whose probes must go at once; what lies in the ring of events may have to wait */
-BPF_RINGBUF_OUTPUT(urgent, 1);
+BPF_RINGBUF_OUTPUT(urgent, URGENT_PAGES);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
 /* struct iovec */
@@ -170,34 +183,44 @@ static always u32 tree_of(u32 pid)
 	return watch_of(pid) >> TREE_SHIFT;
 }
 
-static always struct tree *the_tree(u32 pid)
+static always struct share *the_tree(u32 pid)
 {
 	u32 key = tree_of(pid);
 	return trees.lookup(&key);
 }
 
-static always u32 *late_count(u32 tid)
+/* The number of the current process' user. */
+static always u32 user_now(void)
 {
-	u32 slot = tid % LATE_SLOTS;
+	u32 uid = bpf_get_current_uid_gid();
+	return uid ? 1 + (u32)(uid * 2654435761U) % (USERS - 1) : 0;
+}
+
+static always u32 *late_count(u64 task)
+{
+	u32 slot = task * 0x9E3779B97F4A7C15ULL >> 52;
 	return late_counts.lookup(&slot);
 }
 
-static always struct entry *late_entry(u32 tid)
+/* The current task's. */
+static always struct entry *late_entry(void)
 {
-	u32 *count = late_count(tid);
-	return count && *count ? late.lookup(&tid) : NULL;
+	u64 task = bpf_get_current_task();
+	u32 *count = late_count(task);
+	return count && *count ? late.lookup(&task) : NULL;
 }
 
-static always void end_late(u32 tid)
+static always void end_late(const struct entry *entry)
 {
-	u32 *count = late_count(tid);
-	struct tree *tree = the_tree(bpf_get_current_pid_tgid() >> 32);
-	if (late.delete(&tid) != 0)
+	u64 task = bpf_get_current_task();
+	u32 tree_key = entry->tree, user_key = entry->user;
+	u32 *count = late_count(task);
+	struct share *tree = trees.lookup(&tree_key), *user = users.lookup(&user_key);
+	if (late.delete(&task) != 0 || !count || !tree || !user)
 		return;
-	if (count)
-		__sync_fetch_and_add(count, -1);
-	if (tree)
-		__sync_fetch_and_add(&tree->late, -1);
+	__sync_fetch_and_add(count, -1);
+	__sync_fetch_and_add(&tree->late, -1);
+	__sync_fetch_and_add(&user->late, -1);
 }
 
 static always void count_seen(u32 event)
@@ -230,7 +253,11 @@ static always u64 limit_of(const struct qmon_settings *s, u64 event)
 	return event < EVENT_COUNT ? s->limit[event] : 0;
 }
 
-/* Takes a token of the process' bucket for the event: false where none is left. */
+/*
+ * Whether the process may have one more event of a type. A bucket says up to which moment its time is
+ * spent: an event spends a part of a second, as many as the limit says are a second's, and what is
+ * older than that is forfeit. Two CPUs that come at once may both spend the same: that is paid later.
+ */
 static always bool within_limit(u32 pid, u32 event)
 {
 	struct qmon_settings *s = the_settings();
@@ -239,34 +266,31 @@ static always bool within_limit(u32 pid, u32 event)
 	if (!limit)
 		return true;
 	u64 now = bpf_ktime_get_ns();
-	struct qmon_bucket *bucket = buckets.lookup(&key), full = {.filled = now, .tokens = limit};
+	struct qmon_bucket *bucket = buckets.lookup(&key), full = {.spent = now - SECOND};
+	struct share *tree = NULL;
+	u64 *spent;
 	if (!bucket) {
 		buckets.insert(&key, &full);
 		bucket = buckets.lookup(&key);
-		if (!bucket) { /* no room for another: all who come now share one */
-			key.pid = OTHERS;
-			buckets.insert(&key, &full);
-			bucket = buckets.lookup(&key);
-		}
-		if (!bucket)
+	}
+	if (bucket) {
+		spent = &bucket->spent;
+	} else { /* no room for another: all of this tree that come now share its own */
+		tree = the_tree(pid);
+		if (!tree)
 			return true;
+		spent = &tree->spent;
+		key.pid = OTHERS;
+		bucket = buckets.lookup(&key);
 	}
-	u64 since = now - bucket->filled;
-	if (since > SECOND) {
-		bucket->tokens = limit;
-		bucket->filled = now;
-	} else if (since * limit >= SECOND) { /* at least one token since the last time */
-		u64 more = since * limit / SECOND;
-		bucket->tokens += more;
-		if ((s64)bucket->tokens > (s64)limit)
-			bucket->tokens = limit;
-		bucket->filled += more * SECOND / limit;
-	}
-	if ((s64)bucket->tokens > 0) { /* several CPUs may each take the last one: it goes below 0 */
-		__sync_fetch_and_add(&bucket->tokens, -1);
+	if ((s64)(now - *spent) > (s64)SECOND)
+		*spent = now - SECOND;
+	if ((s64)(now - *spent) >= (s64)(SECOND / limit)) {
+		__sync_fetch_and_add(spent, SECOND / limit);
 		return true;
 	}
-	__sync_fetch_and_add(&bucket->suppressed, 1);
+	if (bucket)
+		__sync_fetch_and_add(&bucket->suppressed, 1);
 	return false;
 }
 
@@ -283,30 +307,52 @@ static always bool admit(u32 pid, u32 event)
 /*
  * The ring is shared by all trees of processes, by dynamic thresholds (Choudhury and Hahne, 1998): a
  * tree may have in it GREED times what is free, so that a greedy one leaves a ninth, two of them
- * leave a seventeenth, and who comes new always finds room. A sixteenth is for processes' lives
- * alone, of which each tree has a share of the same kind: neither its own storm of other events nor
- * another's forks push them out.
+ * leave a seventeenth, and who comes new always finds room. A user's trees may have USER_GREED times
+ * that together: however many one starts, other users find room.
  *
- * What a tree has in the ring is what it put there since the half before began: that is exact to a
- * half, and the more so the fuller the ring is, where it matters. Below a quarter nobody counts.
+ * Processes' lives are counted apart: a tree's own storm of other events does not push them out. A
+ * sixteenth of the ring is for those alone, and for trees that have few of them there: a storm of
+ * forks pushes out neither another's lives nor what else another does.
+ *
+ * What a tree has in the ring is at most what it put there in the half that is filled now and the two
+ * before. Below a quarter nobody counts.
  */
+static always u64 taken_by(struct share *share, u32 life, u64 half)
+{
+	if (share->half != half) {
+		bool next = share->half + 1 == half, after_next = share->half + 2 == half;
+		for (int i = 0; i < 2; i++) {
+			share->earlier[i] = next ? share->before[i] : after_next ? share->bytes[i] : 0;
+			share->before[i] = next ? share->bytes[i] : 0;
+			share->bytes[i] = 0;
+		}
+		share->half = half;
+	}
+	u64 lives = share->bytes[1] + share->before[1] + share->earlier[1];
+	return life ? lives : lives + share->bytes[0] + share->before[0] + share->earlier[0];
+}
+
 static always bool is_fair(u64 share, u64 size, u64 used, u64 produced)
 {
-	u32 key = share >> SHARE_TREE, kind = share & SHARE_LIFE ? 1 : 0;
-	struct tree *tree = trees.lookup(&key);
-	u64 half = produced / (RING_SIZE / 2), kept = kind ? 0 : RING_SIZE / 16;
-	if (!tree || used + kept >= RING_SIZE)
+	u32 tree_key = share >> SHARE_TREE & (TREES - 1), user_key = share >> SHARE_USER;
+	u32 life = share & SHARE_LIFE ? 1 : 0;
+	u64 half = produced / (RING_SIZE / 2), kept = RING_SIZE / 16 + size;
+	u64 free = used < RING_SIZE ? RING_SIZE - used : 0, open = free > kept ? free - kept : 0;
+	u64 least = life ? free / 4 : 0;
+	struct share *tree = trees.lookup(&tree_key);
+	if (!tree)
 		return false;
-	if (tree->half != half) {
-		bool next = tree->half + 1 == half;
-		tree->before[0] = next ? tree->bytes[0] : 0;
-		tree->before[1] = next ? tree->bytes[1] : 0;
-		tree->bytes[0] = tree->bytes[1] = 0;
-		tree->half = half;
-	}
-	if (tree->bytes[kind] + tree->before[kind] >= (RING_SIZE - kept - used) * GREED)
+	if (share & SHARE_OWN)
+		tree->user = user_key;
+	else
+		user_key = tree->user;
+	struct share *user = users.lookup(&user_key);
+	u64 of_tree = taken_by(tree, life, half), of_user = user ? taken_by(user, life, half) : 0;
+	if (!user || (of_tree + size > open * GREED && of_tree >= least) ||
+	    (user_key && of_user + size > open * USER_GREED && of_user >= least))
 		return false;
-	__sync_fetch_and_add(&tree->bytes[kind], size);
+	__sync_fetch_and_add(&tree->bytes[life], size);
+	__sync_fetch_and_add(&user->bytes[life], size);
 	return true;
 }
 
@@ -325,10 +371,13 @@ static always long output_if_fair(u64 ring, void *data, u64 size, u64 share)
 }
 #define bpf_ringbuf_output output_if_fair
 
-/* Whose share of the ring a record takes. */
+/* Whose share of the ring a record takes: that of the process that it tells of. */
 static always u64 share_of(u32 event, u32 pid)
 {
-	return SHARED | (LIVES >> event & 1 ? SHARE_LIFE : 0) | (u64)tree_of(pid) << SHARE_TREE;
+	u64 share = SHARED | (LIVES >> event & 1 ? SHARE_LIFE : 0) | (u64)tree_of(pid) << SHARE_TREE;
+	if (pid == bpf_get_current_pid_tgid() >> 32)
+		share |= SHARE_OWN | (u64)user_now() << SHARE_USER;
+	return share;
 }
 
 /* The kernel's pointers are followed by offset: struct layouts come from BTF, not from headers. */
@@ -411,7 +460,7 @@ static always u64 copy_path(void *to, const void *from, u32 *flags)
 {
 	u64 n = bounded(bpf_probe_read_user_str(to, PATH_SIZE, from), PATH_SIZE);
 	char next = 0; /* what stands where the copy was made to end */
-	if (n == PATH_SIZE && bpf_probe_read_user(&next, 1, from + PATH_SIZE - 1) == 0 && next)
+	if (n == PATH_SIZE && (bpf_probe_read_user(&next, 1, from + PATH_SIZE - 1) != 0 || next))
 		*flags |= FLAG_TRUNCATED;
 	if (n)
 		return n - 1;
@@ -579,14 +628,20 @@ static always void give_back(struct room *room)
 	room->taken = 0;
 }
 
+/* Where no record comes of it. */
+static always void give_up(void)
+{
+	struct room *room = own_room();
+	if (room)
+		give_back(room);
+}
+
 /* The same as understand() for who may have the room already: where that says no, it is given back. */
 static always bool go_on(struct entered *entered, const void *regs)
 {
 	if (understand(entered, regs))
 		return true;
-	struct room *room = own_room();
-	if (room)
-		give_back(room);
+	give_up();
 	return false;
 }
 
@@ -608,18 +663,25 @@ static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 {
 	if (since || !(flags & FLAG_FAULT) || entered->call.exit != HANDLER_LATE)
 		return false;
-	u32 tid = bpf_get_current_pid_tgid();
+	u64 task = bpf_get_current_task();
 	struct entry entry = {
 		.since = bpf_ktime_get_ns(),
 		.event = entered->call.event,
 		.call = entered->call.call,
+		.tree = tree_of(bpf_get_current_pid_tgid() >> 32),
+		.user = user_now(),
 	};
-	u32 *count = late_count(tid);
-	struct tree *tree = the_tree(bpf_get_current_pid_tgid() >> 32);
-	if (!count || !tree || tree->late >= LATE_MAX / 8 || late.update(&tid, &entry) != 0)
+	struct entry *left = late_entry(); /* by who had the task's place before, and ended unwatched */
+	if (left)
+		end_late(left);
+	u32 *count = late_count(task);
+	struct share *tree = trees.lookup(&entry.tree), *user = users.lookup(&entry.user);
+	if (!count || !tree || !user || tree->late >= LATE_MAX / 32 ||
+	    (user->late >= LATE_MAX / 4 && entry.user) || late.insert(&task, &entry) != 0)
 		return false;
 	__sync_fetch_and_add(count, 1);
 	__sync_fetch_and_add(&tree->late, 1);
+	__sync_fetch_and_add(&user->late, 1);
 	return true;
 }
 
@@ -757,6 +819,8 @@ int on_write(struct bpf_raw_tracepoint_args *ctx)
 	if (size)
 		send_content(&entered, CONTENT_BYTES, (const void *)argument(&entered.regs, 1), size,
 			     argument(&entered.regs, 0), size);
+	else
+		give_up();
 	return 0;
 }
 
@@ -796,6 +860,8 @@ int on_messages(struct bpf_raw_tracepoint_args *ctx)
 	if (!go_on(&entered, (void *)ctx->args[0]))
 		return 0;
 	u64 count = entered.call.arg_a < 6 ? (u32)argument(&entered.regs, entered.call.arg_a) : 1;
+	if (count > VECTOR_MAX)
+		count = VECTOR_MAX;
 	send_vector(ctx, &entered, HANDLER_MESSAGES, (const void *)argument(&entered.regs, 1), count, 0);
 	return 0;
 }
@@ -854,19 +920,18 @@ int on_waitid(struct bpf_raw_tracepoint_args *ctx)
 int on_late(struct bpf_raw_tracepoint_args *ctx)
 {
 	int key = call_number((void *)ctx->args[0]);
-	u32 tid = bpf_get_current_pid_tgid();
-	struct entry *entry = late_entry(tid);
+	struct entry *entry = late_entry();
 	struct qmon_call *call = calls.lookup(&key);
 	struct room *room = entry && call ? take_room() : NULL;
 	if (!entry || !call)
 		return 0;
 	if (!room) {
 		lose(entry->event);
-		end_late(tid);
+		end_late(entry);
 		return 0;
 	}
 	room->since = entry->since;
-	end_late(tid);
+	end_late(entry);
 	handlers.call(ctx, call->enter);
 	give_back(room); /* there is no such handler */
 	return 0;
@@ -884,6 +949,28 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+static always u32 rows_of(struct share *share, u32 generation)
+{
+	if (share->generation != generation) {
+		share->generation = generation;
+		share->rows = 0;
+	}
+	return share->rows;
+}
+
+/* Whether there is a row for one more process: no tree or user has all. */
+static always bool may_have_row(u32 pid, u32 generation)
+{
+	u32 user_key = user_now();
+	struct share *tree = the_tree(pid), *user = users.lookup(&user_key);
+	if (!tree || !user || rows_of(tree, generation) >= ROWS_MAX / 8 ||
+	    (rows_of(user, generation) >= ROWS_MAX / 2 && user_key))
+		return false;
+	__sync_fetch_and_add(&tree->rows, 1);
+	__sync_fetch_and_add(&user->rows, 1);
+	return true;
+}
+
 /* The process' row of the statistics of this interval, or that of all who found no room. */
 static always struct qmon_statistic *the_statistic(void)
 {
@@ -897,7 +984,8 @@ static always struct qmon_statistic *the_statistic(void)
 	row = statistics.lookup(&key);
 	if (row)
 		return row;
-	statistics.insert(&key, &none);
+	if (may_have_row(key.pid, key.generation))
+		statistics.insert(&key, &none);
 	row = statistics.lookup(&key);
 	if (row)
 		return row;
@@ -940,7 +1028,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 		return 0;
 	int key = call_number((void *)ctx->args[0]);
 	struct qmon_call *call = calls.lookup(&key);
-	if (!call || !call->exit || (call->exit == HANDLER_LATE && !late_entry(pid_tgid)))
+	if (!call || !call->exit || (call->exit == HANDLER_LATE && !late_entry()))
 		return 0;
 	if (is_compat((void *)ctx->args[0]))
 		return 0;
@@ -986,10 +1074,9 @@ static always void fill_parents(struct qmon_image *image, void *task)
 }
 
 /* An execve whose path could not be read at its entry, and now is the kernel's. */
-static always void send_late_exec(void *bprm)
+static always void send_late_exec(void *bprm, u32 tid)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct entry *entry = late_entry(tid);
+	struct entry *entry = late_entry();
 	struct room *room = entry ? take_room() : NULL;
 	if (!entry)
 		return;
@@ -997,13 +1084,14 @@ static always void send_late_exec(void *bprm)
 	if (room) {
 		fill_head(&room->record, entry->event, entry->call, FLAG_COUNTED);
 		room->record.ts = entry->since;
+		room->record.tid = tid;
 		void *path = pointer_at(bprm, OFFSET_BPRM_FILENAME);
 		u64 n = bounded(bpf_probe_read_kernel_str(room->data, PATH_SIZE, path), PATH_SIZE);
 		send_room(room, n ? n - 1 : 0);
 	} else {
 		count_lost(entry->event);
 	}
-	end_late(tid);
+	end_late(entry);
 }
 
 /*
@@ -1087,7 +1175,10 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	room->taken = 0;
 }
 
-/* TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm) */
+/*
+ * TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm); the thread had old_pid
+ * as it called, and has its process' ID from here on.
+ */
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	void *task = (void *)ctx->args[0], *bprm = (void *)ctx->args[2];
@@ -1102,7 +1193,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	if (is_tracked(pid)) {
 		if (probed.lookup(&pid)) /* what comes may be a guest that maps the probed file as its code */
 			urgent.ringbuf_output(&pid, sizeof(pid), BPF_RB_FORCE_WAKEUP);
-		send_late_exec(bprm);
+		send_late_exec(bprm, ctx->args[1]);
 		send_image(EVENT_IMAGE, file_name, task, bprm, 0);
 		return 0;
 	}
@@ -1110,7 +1201,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	bpf_get_current_comm(&comm, sizeof(((struct qmon_parent *)0)->comm));
 	if (!matches(s, &name) && !matches(s, &comm))
 		return 0;
-	track(pid, ORIGIN_EXEC, pid);
+	track(pid, ORIGIN_EXEC, bpf_get_prandom_u32());
 	send_image(EVENT_TRACK_ADOPT, file_name, task, bprm, state_flags(EVENT_TRACK_ADOPT));
 	return 0;
 }
@@ -1139,13 +1230,13 @@ RAW_TRACEPOINT_PROBE(task_newtask)
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	u32 tid = pid_tgid, pid = pid_tgid >> 32, one = 1;
+	u32 pid = pid_tgid >> 32, one = 1;
 	if (!is_tracked(pid))
 		return 0;
-	struct entry *entry = late_entry(tid);
+	struct entry *entry = late_entry();
 	if (entry) { /* killed within the call: its memory will never be read */
 		lose(entry->event);
-		end_late(tid);
+		end_late(entry);
 	}
 	void *task = (void *)bpf_get_current_task();
 	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL), *leader = pointer_at(task, OFFSET_TASK_GROUP_LEADER);

@@ -1,8 +1,8 @@
 /*
  * A 64-bit process that makes 32-bit system calls: by int 0x80, and by 32-bit code that it reaches
  * through a code segment of the kernel's (0x23) and one of its own LDT (7). Their numbers mean other
- * calls in the 64-bit table: 59 is execve there, 257 openat, 20 writev. At last it opens a file by a
- * 64-bit call. Prints what each returned.
+ * calls in the 64-bit table: 59 is execve there, 257 openat, 20 writev. Then one of x32, which has a
+ * bit more in its number. At last it opens a file by a 64-bit call. Prints what each returned.
  */
 #define _GNU_SOURCE
 #include <asm/ldt.h>
@@ -90,6 +90,8 @@ int main(void)
 	int has_own = syscall(SYS_modify_ldt, 1, &own, sizeof(own)) == 0;
 	strcpy(text, "forged");
 	printf("own %d %d\n", has_own, has_own && far_call(7, 20, 0, 0, 0) == getpid()); /* getpid */
+	long x32 = syscall(0x40000000 + SYS_openat, AT_FDCWD, "by-x32", O_RDONLY);
+	printf("x32 %d\n", x32 < 0);
 	printf("plain %d\n", open("by-int80", O_RDONLY) >= 0);
 	return 0;
 }

@@ -10,7 +10,7 @@
 
 int main(int count, char **words)
 {
-	static char path[4090];
+	static char path[6000];
 	char *argv[] = { path, NULL };
 	time_t end = time(NULL) + (count > 1 ? atoi(words[1]) : 1);
 	memset(path, 'A', count > 2 ? (size_t)atoi(words[2]) : sizeof(path) - 1);
