@@ -56,8 +56,9 @@ def initrd(tmp_path: Path) -> Path:
         (module,) = UNPACKED.glob(f"lib/modules/*/kernel/**/{name}.ko")
         (folder / module.name).write_bytes(module.read_bytes())
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    words = [f"--chdir={ROOT}", path, "CI=true", sys.executable, "-m", "pytest", "-q", "-x"]
-    command = shlex.join([*words, "-p", "no:cacheprovider", TEST])
+    words = [f"--chdir={ROOT}", path, f"PYTHONPATH={ROOT}", "CI=true"]  # this tree's code, too
+    words += [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", TEST]
+    command = shlex.join(words)
     (folder / "init").write_text(INIT.format(modules=" ".join(MODULES), command=command))
     (folder / "init").chmod(0o755)
     image = tmp_path / "initrd.img"
