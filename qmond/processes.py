@@ -315,7 +315,7 @@ class ProcessTable:
             bin=text,
             origin="exec",
             argv=argv,
-            truncated=bool(flags & Flag.TRUNCATED),
+            truncated=bool(flags & (Flag.TRUNCATED | Flag.FAULT)),
             comm=text_of(os.path.basename(filename)[:15]),
             guest=guest,
             arch=arch,

@@ -17,7 +17,7 @@ from qmond.processes import (
     text_of,
     words_of,
 )
-from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX
+from qmond.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
 from qmond.texts import Texts
 
 
@@ -249,3 +249,14 @@ def test_a_text_is_kept_once_within_the_budget() -> None:
 )
 def test_a_cgroups_path_from_its_names(names: bytes, path: str | None) -> None:
     assert parse_cgroup_names(names) == path
+
+
+@pytest.mark.parametrize(
+    ("flags", "truncated"), [(0, False), (Flag.TRUNCATED, True), (Flag.FAULT, True)]
+)
+def test_a_command_line_that_was_not_read_whole_says_so(*, flags: int, truncated: bool) -> None:
+    head = IMAGE_FORMAT.pack(1, 7, 7, NUMBER["TRACK_ADOPT"], 0, flags, 1, 1000, 0)
+    parts = b"qemu-arm\0/bin/sh\0leaf/top/\0"
+    record = head + bytes(PARENTS_MAX * PARENT_FORMAT.size) + parts
+    process = table().image(record)
+    assert (process.truncated, process.cgroup, process.guest) == (truncated, "/top/leaf", None)
