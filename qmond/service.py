@@ -25,6 +25,7 @@ from qmond.errors import ConfigError, QmondError
 from qmond.eventlog import EventLog
 from qmond.messages import MessageId, about
 from qmond.metrics import Metrics
+from qmond.privileges import lower
 from qmond.scrape import Exporter
 from qmond.server import Lock
 from qmond.startup import Kernel, have_precedence, obtain
@@ -144,6 +145,7 @@ class Service:
             stack.callback(lambda: log.close(sync=not self._lending))
             kernel = await self._obtain(Options(ring=config.ring.size), handed)
             stack.callback(lambda: kernel.close(lend=self._lending))
+            lower(kernel.probes.counters)  # the lookers have what they need, this process no more
             daemon = Daemon(config, kernel, log, self._reload)
             stack.callback(daemon.close)
             stack.push_async_callback(daemon.allocations.close)

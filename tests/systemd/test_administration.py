@@ -194,6 +194,11 @@ def test_counts_allocations_under_the_sandbox(machine: Machine) -> None:
     machine.until(counted)
 
 
+def test_has_no_capability_in_force(machine: Machine) -> None:
+    (pid,) = machine.show("MainPID")
+    assert int(machine.run(f"grep CapEff /proc/{pid}/status").split()[1], 16) == 0
+
+
 def test_is_exposed_as_little_as_can_be(machine: Machine) -> None:
     said = machine.run("systemd-analyze security qmond.service --no-pager")
     found = re.search(r"Overall exposure level for qmond.service: ([\d.]+)", said)
@@ -346,7 +351,7 @@ def test_a_bad_configuration_at_start_is_told_and_not_tried_again(machine: Machi
 def test_a_client_may_come_before_the_daemon(machine: Machine) -> None:
     machine.run("systemctl start qmond.socket")
     assert status(machine)["uptime"] >= 0
-    assert state(machine)[0] == "active", "the client's connection started it"
+    machine.until(lambda: state(machine)[0] == "active")  # the client's connection started it
     machine.run("systemctl stop qmond.socket qmond.service")
 
 
