@@ -319,7 +319,7 @@ static always bool admit(u32 pid, u32 event)
  */
 static always u64 taken_by(struct share *share, u32 life, u64 half)
 {
-	if (share->half != half) {
+	if ((s64)(half - share->half) > 0) { /* never back: another CPU may have seen a later one */
 		bool next = share->half + 1 == half, after_next = share->half + 2 == half;
 		for (int i = 0; i < 2; i++) {
 			share->earlier[i] = next ? share->before[i] : after_next ? share->bytes[i] : 0;
@@ -1231,13 +1231,13 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u32 pid = pid_tgid >> 32, one = 1;
-	if (!is_tracked(pid))
-		return 0;
 	struct entry *entry = late_entry();
 	if (entry) { /* killed within the call: its memory will never be read */
 		lose(entry->event);
 		end_late(entry);
 	}
+	if (!is_tracked(pid)) /* or already ended: the last one may not be the last that comes here */
+		return 0;
 	void *task = (void *)bpf_get_current_task();
 	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL), *leader = pointer_at(task, OFFSET_TASK_GROUP_LEADER);
 	struct identity identity = {.start = u64_at(leader, OFFSET_TASK_START_BOOTTIME), .pid = pid};
