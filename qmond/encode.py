@@ -273,6 +273,11 @@ class Encoder:
         """All lines; valid until the next batch."""
         return memoryview(ffi.buffer(self._c.out.data, self._c.out.used))
 
+    @property
+    def index(self) -> Any:  # noqa: ANN401 - a cdata
+        """Where each line is, as encode.c has it: struct qmond_line; valid as `data` is."""
+        return self._c.lines
+
     def by_event(self) -> Counter[str]:
         """Return how many lines there are of each event."""
         lib.qmond_count(self._c, self._counts)

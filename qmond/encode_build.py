@@ -1,4 +1,4 @@
-"""Builds qmond._encode out of encode.c, by cffi: setup.py names it."""
+"""Builds qmond._encode out of encode.c and broadcast.c, by cffi: setup.py names it."""
 
 from __future__ import annotations
 
@@ -81,9 +81,35 @@ ffibuilder.cdef(
         uint32_t *);
     """
 )
+ffibuilder.cdef(
+    """
+    struct qmond_place { uint64_t device, inode, offset; };
+    struct qmond_state { uint64_t head, seq; struct qmond_place end; };
+    struct qmond_share { uint64_t reserved, head, version; struct qmond_state state; };
+    struct qmond_frame {
+        uint64_t size, first, lines, text; struct qmond_place before, after;
+    };
+    struct qmond_entry { uint32_t offset, event, pid, other; };
+    enum { SHARE_NONE, SHARE_FRAME, SHARE_OVERRUN, SHARE_BROKEN };
+    enum { SHARE_DATA, SHARE_PART, ... };
+    void qmond_share_tell(struct qmond_share *, uint64_t, const struct qmond_place *);
+    uint64_t qmond_share_put(
+        struct qmond_share *, uint64_t, const struct qmond_line *, uint64_t, const char *, uint64_t,
+        uint64_t, const struct qmond_place *, const struct qmond_place *);
+    bool qmond_share_state(const struct qmond_share *, struct qmond_state *);
+    int qmond_share_take(
+        const struct qmond_share *, uint64_t, uint64_t *, unsigned char *);
+    uint64_t qmond_frame_select(
+        const unsigned char *, uint64_t, const uint32_t *, uint64_t, char *, uint64_t *);
+    """
+)
 ffibuilder.set_source(
     "qmond._encode",
-    preamble() + '#line 1 "encode.c"\n' + (HERE / "encode.c").read_text(encoding="utf-8"),
+    preamble()
+    + "".join(
+        f'#line 1 "{name}"\n{(HERE / name).read_text(encoding="utf-8")}\n'
+        for name in ("encode.c", "broadcast.c")
+    ),
     extra_compile_args=[*WARNINGS, *HARDENING],
     extra_link_args=["-Wl,-z,relro,-z,now"],
 )
