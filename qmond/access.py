@@ -5,16 +5,30 @@ Root may all. Members of one group see events without captured content, those of
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import pwd
+import select
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct, iter_unpack
 from typing import Final
 
-__all__ = ["Peer", "Rights", "admit", "bind_unix", "group_id", "peer_of", "rights_of"]
+from qmond.errors import InUseError
+
+__all__ = [
+    "Lock",
+    "Peer",
+    "Rights",
+    "admit",
+    "bind_unix",
+    "group_id",
+    "is_dead",
+    "peer_of",
+    "rights_of",
+]
 
 _SO_PEERGROUPS: Final = 59  # include/uapi/asm-generic/socket.h
 _UCRED: Final = Struct("=iII")
@@ -84,6 +98,45 @@ def admit(path: Path, group: int | None) -> None:
     if group is not None:
         os.chown(path, -1, group)
         path.chmod(0o660)
+
+
+class Lock:
+    """A file that says: the socket beside it is this process'. It is gone when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises InUseError where another process has it, OSError."""
+        self._path = path
+        while True:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(self._fd)
+                raise InUseError(
+                    f"{path.with_suffix('')}: another qmond has this socket",
+                    hint="ask it with `qmonctl status`, or give this one another socket.path",
+                ) from error
+            if self._is_ours():
+                return
+            os.close(self._fd)  # its last owner removed it between our two calls
+
+    def close(self) -> None:
+        """Remove the file, then let go of it."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+    def _is_ours(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+
+def is_dead(listener: socket.socket) -> bool:
+    """Whether somebody who had this socket, too, has shut it down: nobody can connect any more."""
+    poll = select.poll()
+    poll.register(listener, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _groups_of(connection: socket.socket, uid: int, gid: int) -> frozenset[int]:

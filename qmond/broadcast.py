@@ -1,7 +1,7 @@
-"""The core's lines on their way to the front: in memory that the core writes, and the front reads.
+"""The core's lines on their way to the front: the core writes to memory, and the front reads it.
 
-The core never waits. Where the front is too slow, what is oldest is overwritten; the front sees that
-by the lines' numbers, and goes on with what comes next. See broadcast.c.
+The core never waits. Where the front is too slow, what is oldest is overwritten; the front sees
+that by the lines' numbers, and goes on with what comes next. See broadcast.c.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A client has a bounded buffer. Past it, whole lines are left out, counted, and told in its own
 stream as DROPPED as soon as there is room again. What takes more than a look at a line's event and
-process is done by a reader, a process of the client's own (reader.py).
+process is done by a reader, a process of the client's own (reader.py). Requests are answered one a
+turn of the loop, and who has used up a share of its time waits.
 """
 
 from __future__ import annotations
@@ -11,22 +12,21 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
 
 from qmond.access import Peer, Rights, peer_of
-from qmond.config import Socket
+from qmond.audience import Choice, Clients
 from qmond.errors import ProtocolError, RequestError
-from qmond.feeds import Feed
-from qmond.logfile import Position
+from qmond.feeds import Feed, Joint
 from qmond.messages import MessageId, about
 from qmond.protocol import (
+    LINE_MAX,
     LineReader,
     Request,
     Selection,
     answer,
+    answer_made,
     check_arguments,
     farewell,
     greeting,
@@ -34,79 +34,27 @@ from qmond.protocol import (
     parse_selection,
     refusal,
 )
-from qmond.verbs import Verb
+from qmond.verbs import Asked
 
-__all__ = ["Batch", "Client", "Clients", "Source"]
+__all__ = ["Client"]
 
 _log = logging.getLogger(__name__)
+
+Awaited = TypeVar("Awaited")
 
 _SILENCE: Final = 300
 """Seconds after which a client that neither asks nor tails is sent away."""
 _HALF_LINE: Final = 10
 """Seconds that a request may take to arrive."""
-
-
-class Batch(Protocol):
-    """Lines that come together."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    @property
-    def seq(self) -> int:
-        """The number of the line that comes after them."""
-
-    @property
-    def data(self) -> memoryview:
-        """All of them; valid only now."""
-
-    def select(self, mask: int, pids: frozenset[int] | None) -> tuple[bytes, int]:
-        """Return those of some events and processes, and their number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What the daemon gives to its clients.
-
-    `configured` has the events that there are, as bits; `verbs` what can be asked beside events;
-    `about` says who the daemon is; `dropped` makes a DROPPED line from a count; `log` is its
-    directory, `end` the place in it where the past ends now: the live file and its size;
-    `numbered` says whether lines have a number and a time; `tree` gives a process' descendants.
-    """
-
-    configured: int
-    verbs: Mapping[str, Verb]
-    about: Callable[[], Mapping[str, Any]]
-    dropped: Callable[[int], bytes]
-    log: Path
-    end: Callable[[], Position]
-    numbered: bool
-    tree: Callable[[int], list[int]]
-
-
-class Clients(Protocol):
-    """Those who are connected, and what holds for all of them."""
-
-    limits: Socket
-    source: Source
-    readers: set[asyncio.Task[None]]
-    """Those whose process has not ended yet, also of clients that are gone."""
-
-    def enter(self, client: Client) -> bool:
-        """Take one more; says whether there was room."""
-
-    def leave(self, client: Client) -> None:
-        """Forget one."""
-
-    def rights(self, peer: Peer) -> Rights:
-        """Return what a peer may."""
+_READER_COST: Final = 0.05
+"""Seconds of a user's share that a reader's start takes."""
 
 
 class Client(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, clients: Clients) -> None:
-        self.selection: Selection | None = None
+        self.choice: Choice | None = None
         self.feed: Feed | None = None
         self.peer = Peer(0, 0, 0, frozenset())
         self.rights = Rights(ask=False, content=False, control=False)
@@ -116,8 +64,13 @@ class Client(asyncio.Protocol):
         self._finishing = self._is_full = False
         self._clients = clients
         self._reader = LineReader()
+        self._raw = bytearray()  # requests that wait for their turn
+        self._turn: asyncio.TimerHandle | None = None
+        self._answering: asyncio.Task[None] | None = None
         self._tail = Request("tail")
         self._heard = self._moved = time.monotonic()
+        self._apart = 0.0
+        self._given = self._left = 0  # bytes for the client, and those that the kernel took
         self._transport: asyncio.Transport
 
     # ---- asyncio calls these -------------------------------------------------------------------
@@ -132,31 +85,31 @@ class Client(asyncio.Protocol):
         limits = self._clients.limits
         if not self.rights.ask:
             self._refuse("Forbidden", f"neither root nor a member of the group {limits.group}")
-        elif not self._clients.enter(self):
-            self._refuse("TooManyClients", f"{limits.max_clients} are connected already")
+        elif reason := self._clients.enter(self):
+            self._refuse("TooManyClients", reason)
         else:
             half = limits.client_buffer // 2
             transport.set_write_buffer_limits(high=half, low=half // 2)
             _log.info("client connected: %s", self._name)
-            transport.write(greeting(self._clients.source.about()))
+            self._write(greeting(self._clients.source.about()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
         self._stop()
+        self._raw.clear()
+        for waiting in (self._turn, self._answering):
+            if waiting:
+                waiting.cancel()
         self._clients.leave(self)
         _log.debug("client gone: %s: %s", self._name, exc or "closed")
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is complete."""
+        """Take requests; too many at once wait where they come from."""
         self._heard = time.monotonic()
-        for line in self._reader.feed(data):
-            if self._transport.is_closing():
-                return
-            if self._transport.get_write_buffer_size() > self._clients.limits.client_buffer:
-                self.abort()  # it asks and asks, and does not read
-                return
-            if line != b"" and (answered := self._respond(line)) is not None:
-                self._transport.write(answered)
+        self._raw += data
+        if len(self._raw) >= LINE_MAX:
+            self._transport.pause_reading()
+        self._wait_for_turn()
 
     def pause_writing(self) -> None:
         """Take note that the buffer is more than half full."""
@@ -165,38 +118,48 @@ class Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Tell what was left out, now that there is room again."""
         self._is_full = False
-        if self._untold:
-            self._transport.write(self._clients.source.dropped(self._untold))
-            self._untold = 0
+        self._tell_lost()
         if self.feed:
             self.feed.resume()
+        self._wait_for_turn()
 
     # ---- what goes out -------------------------------------------------------------------------
 
     def push(self, lines: bytes, count: int) -> None:
         """Send lines that the client wants, as far as there is room for them."""
-        if self._transport.is_closing():
+        if self._transport.is_closing() or not count:
             return
         room = self._clients.limits.client_buffer - self._transport.get_write_buffer_size()
-        if self._untold or len(lines) > room:
-            self._untold += count
-            self.dropped += count
+        if not self._untold and len(lines) <= room:
+            self._write(lines)
+            self.sent += count
             return
-        self._transport.write(lines)
-        self.sent += count
+        whole = 0 if self._untold else lines.rfind(b"\n", 0, max(0, room)) + 1
+        taken = lines.count(b"\n", 0, whole)
+        if whole:
+            self._write(lines[:whole])
+            self.sent += taken
+        self.lost(count - taken)
+
+    def lost(self, count: int) -> None:
+        """Take note of lines that the client does not get, and tell as soon as there is room."""
+        self._untold += count
+        self.dropped += count
+        if not self._is_full and not self._transport.is_closing():
+            self._tell_lost()
 
     def answered(self, found: dict[str, Any]) -> None:
         """Tell what the reader says of the request."""
         if "ok" in found:
-            self._transport.write(answer(self._tail, found["ok"]))
+            self._write(answer(self._tail, found["ok"]))
         else:
             error = RequestError(found["error"]["class"], found["error"]["message"])
             self._stop()
-            self._transport.write(refusal(self._tail.id, error))
+            self._write(refusal(self._tail.id, error))
 
     def receive(self, lines: bytes) -> bool:
         """Send what the reader chose; says whether there is room for more."""
-        self._transport.write(lines)
+        self._write(lines)
         self.sent += lines.count(b"\n")
         return not self._is_full
 
@@ -204,17 +167,28 @@ class Client(asyncio.Protocol):
         """Tell that no more events follow."""
         self._stop()
         if not self._transport.is_closing():
-            self._transport.write(farewell(self._tail.id, reason))
+            self._write(farewell(self._tail.id, reason))
             if self._finishing:
                 self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        self._given += len(data)
+        self._transport.write(data)
+
+    def _tell_lost(self) -> None:
+        untold, self._untold = self._untold, 0
+        if untold:
+            self._write(self._clients.source.dropped(untold))
 
     # ---- how it ends ---------------------------------------------------------------------------
 
     def check(self, now: float) -> None:
         """Send the client away where it is silent for too long, or does not read."""
         waiting = self._transport.get_write_buffer_size()
-        if waiting <= self._clients.limits.client_buffer // 2:
+        left = self._given - waiting
+        if not waiting or left != self._left:
             self._moved = now
+        self._left = left
         limit = self._clients.limits.client_timeout
         if self._transport.is_closing():
             if now - self._moved > 2 * limit:
@@ -229,12 +203,23 @@ class Client(asyncio.Protocol):
             self._refuse("TooSlow", f"nothing was read for {limit:g} s")
         elif self._reader.begun and now - self._heard > _HALF_LINE:
             self._refuse("Timeout", f"half a request, and nothing more for {_HALF_LINE} s")
-        elif not self.selection and not self.feed and now - self._heard > _SILENCE:
+        elif not self.choice and not self.feed and now - self._heard > _SILENCE:
             self._refuse("Timeout", f"nothing was asked for {_SILENCE} s")
+
+    def allow(self, rights: Rights) -> None:
+        """Go by other rights from here on: one who may no more is sent away, with the reason."""
+        before, self.rights = self.rights, rights
+        if self._transport.is_closing():
+            return
+        if not rights.ask:
+            self._refuse("Forbidden", "who may ask has changed, and you may not any more")
+        elif self.feed and rights.content != before.content:
+            self.ended("what you may see has changed: ask again")
 
     def finish(self) -> None:
         """Hang up once everything is sent."""
-        self.resume_writing()
+        self._is_full = False
+        self._tell_lost()
         if self.feed:
             self._finishing = True
             self.feed.finish()
@@ -252,7 +237,7 @@ class Client(asyncio.Protocol):
             "uid": self.peer.uid,
             "gid": self.peer.gid,
             "content": self.rights.content,
-            "tailing": self.selection is not None or self.feed is not None,
+            "tailing": self.choice is not None or self.feed is not None,
             "sent": self.sent,
             "dropped": self.dropped,
             "buffered": self._transport.get_write_buffer_size(),
@@ -261,7 +246,8 @@ class Client(asyncio.Protocol):
     def _refuse(self, kind: str, message: str) -> None:
         """Say why, and hang up; lines before that are whole."""
         self._stop()
-        self._transport.write(refusal(None, RequestError(kind, message)))
+        self._raw.clear()
+        self._write(refusal(None, RequestError(kind, message)))
         self._transport.close()
 
     @property
@@ -270,25 +256,66 @@ class Client(asyncio.Protocol):
 
     # ---- requests ------------------------------------------------------------------------------
 
-    def _respond(self, line: bytes | None) -> bytes | None:
-        """Return the answer to a request; None where it comes later."""
+    def _wait_for_turn(self) -> None:
+        """Answer the next request soon, but not before others had their turn."""
+        waits = self._turn or self._answering or self._is_full or not self._raw
+        if not waits and not self._transport.is_closing():
+            delay = self._clients.shares[self.peer.uid].wait()
+            self._turn = asyncio.get_running_loop().call_later(delay, self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Look at what has come, up to the end of a line."""
+        self._turn = None
+        end = self._raw.find(b"\n") + 1 or len(self._raw)
+        part = bytes(self._raw[:end])
+        del self._raw[:end]
+        if len(self._raw) < LINE_MAX:
+            self._transport.resume_reading()
+        for line in self._reader.feed(part):
+            if line != b"":
+                self._answering = asyncio.get_running_loop().create_task(self._respond(line))
+                self._answering.add_done_callback(self._end_turn)
+        self._wait_for_turn()
+
+    def _end_turn(self, task: asyncio.Task[None]) -> None:
+        self._answering = None
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("a request could not be answered: %s", self._name, exc_info=error)
+            self.abort()
+        self._wait_for_turn()
+
+    async def _respond(self, line: bytes | None) -> None:
+        """Answer a request; a tail with a reader is answered later."""
         request_id = None
+        began, self._apart = time.thread_time(), 0.0
         try:
             if line is None:
                 raise RequestError("LineTooLong", "a request has at most 64 KiB")
             request = parse_request(line)
             request_id = request.id
             if request.op == "tail":
-                return self._begin(request)
-            if request.op == "stop":
+                await self._begin(request)
+            elif request.op == "stop":
                 check_arguments("stop", request.args, ())
                 self._stop()
-                return answer(request, {"sent": self.sent, "dropped": self.dropped})
-            return answer(request, self._perform(request))
+                self._write(answer(request, {"sent": self.sent, "dropped": self.dropped}))
+            else:
+                self._write(await self._perform(request))
         except ProtocolError as error:
-            return refusal(request_id, error)
+            if not self._transport.is_closing():
+                self._write(refusal(request_id, error))
+        spent = time.thread_time() - began - self._apart
+        self._clients.shares[self.peer.uid].spend(spent)
 
-    def _perform(self, request: Request) -> object:
+    async def _wait(self, what: Awaitable[Awaited]) -> Awaited:
+        """Wait; what others do meanwhile is not this user's."""
+        began = time.thread_time()
+        try:
+            return await what
+        finally:
+            self._apart += time.thread_time() - began
+
+    async def _perform(self, request: Request) -> bytes:
         verbs = self._clients.source.verbs
         verb = verbs.get(request.op)
         if verb is None:
@@ -297,56 +324,63 @@ class Client(asyncio.Protocol):
         check_arguments(request.op, request.args, verb.arguments)
         if verb.control and not self.rights.control:
             raise RequestError("Forbidden", f"{request.op} is for root")
-        answered: object = verb.answer(request.args)
-        return answered
+        made = await self._wait(verb.answer(Asked(request.args, self.peer, self.rights)))
+        return answer_made(request, made.text, truncated=made.truncated)
 
-    def _begin(self, request: Request) -> bytes | None:
-        source, now = self._clients.source, time.time()
-        selection = parse_selection(request.args, source.configured, now)
-        if self.selection is not None or self.feed is not None:
+    async def _begin(self, request: Request) -> None:
+        source, limits, now = self._clients.source, self._clients.limits, time.time()
+        selection = parse_selection(request.args, limits.configured, now)
+        if self.choice is not None or self.feed is not None:
             raise RequestError("Busy", "this connection tails already; stop ends that")
-        if not source.numbered and (selection.from_seq or selection.since is not None):
+        if not limits.numbered and (selection.from_seq or selection.since is not None):
             raise RequestError("BadArgument", "from_seq, since: lines have no number and no time")
         newest = source.about().get("newest", 0)
         if selection.from_seq is not None and selection.from_seq > newest + 1:
             raise RequestError("BadArgument", f"from_seq: the newest line is {newest}")
-        self._tail, self._untold = request, 0
         if selection.is_plain:
-            self.selection = selection
-            return answer(request, {})
+            await self._wait(source.follow())
+            self._tail, self._untold = request, 0
+            self.choice = self._clients.choose(selection)
+            self._write(answer(request, {}))
+            return
+        if reason := self._clients.has_no_reader_for(self):
+            raise RequestError("TooManyReaders", reason)
+        self._clients.shares[self.peer.uid].spend(_READER_COST)
+        self._tail, self._untold = request, 0
+        self.feed = Feed(self, limits.client_buffer, numbered=limits.numbered)
+        asked = {
+            "args": request.args,
+            "configured": limits.configured,
+            "now": now,
+            "content": self.rights.content,
+        }
+        reading = asyncio.get_running_loop().create_task(self._read(self.feed, asked, selection))
+        self._clients.readers[reading] = self.peer.uid
+        reading.add_done_callback(self._clients.readers.pop)
 
-        def ask() -> dict[str, Any]:
-            return {
-                "args": request.args,
-                "configured": source.configured,
-                "now": now,
-                "content": self.rights.content,
-                "log": str(source.log),
-                "end": [*source.end()],
-                "members": source.tree(selection.tree) if selection.tree else [],
-            }
-
-        self.feed = Feed(self, ask, self._clients.limits.client_buffer)
-        reading = asyncio.get_running_loop().create_task(self._read(self.feed))
-        self._clients.readers.add(reading)
-        reading.add_done_callback(self._clients.readers.discard)
-        return None
-
-    async def _read(self, feed: Feed) -> None:
-        """Have a reader run."""
+    async def _read(self, feed: Feed, asked: dict[str, Any], selection: Selection) -> None:
+        """Have a reader run; the past ends for it where `listen` begins, or a little later."""
+        source = self._clients.source
         try:
-            await feed.run()
-        except OSError as error:
-            self._stop()
-            failed = RequestError("Failed", f"no reader could be started: {error.strerror}")
-            self._transport.write(refusal(self._tail.id, failed))
+            joint: Joint = await source.follow()
+            feed.listen()
+            if selection.tree is not None:
+                joint = await source.tree(selection.tree)
+            log = source.log
+            await feed.run({**asked, "log": log.path}, joint, log.fd)
+        except (OSError, ProtocolError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            if self.feed is feed:
+                self._stop()
+                failed = RequestError("Failed", f"no reader could be started: {why}")
+                self._write(refusal(self._tail.id, failed))
 
     def _stop(self) -> None:
         """Send no more events; what was left out is told."""
-        self.selection = None
+        self.choice = None
         if self.feed:
             self.feed.close()
             self.feed = None
-        if self._untold and not self._transport.is_closing():
-            self._transport.write(self._clients.source.dropped(self._untold))
+        if not self._transport.is_closing():
+            self._tell_lost()
         self._untold = 0

@@ -12,28 +12,31 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from qmond import __version__
+from qmond.access import group_id
 from qmond.accounting import Accounts, Rates
 from qmond.adoption import Adoption
 from qmond.allocations import Allocations
 from qmond.bpf.probes import Settings
-from qmond.clients import Source
 from qmond.clock import Anchor, StepWatch, wall_offset
 from qmond.config import Config, hold
 from qmond.encode import Encoder, adoption
 from qmond.eventlog import EventLog
 from qmond.events import NUMBER, SCHEMA_VERSION
 from qmond.forward import Forward
+from qmond.fronting import Fronting
+from qmond.identity import front_identity
 from qmond.journal import BOOKS, State
 from qmond.journald import Journald
 from qmond.lives import Lives
 from qmond.logkeeper import LogKeeper
 from qmond.looker.asking import Lookers
 from qmond.messages import MessageId, about
+from qmond.metrics import Metrics
 from qmond.processes import Answer, Process, ProcessTable
 from qmond.redact import Redactor
 from qmond.reports import Reports
 from qmond.rounds import Rounds
-from qmond.server import Hub
+from qmond.settings import FrontSettings
 from qmond.startup import Kernel, boot_id, limits, next_seq
 
 __all__ = ["Daemon"]
@@ -53,13 +56,22 @@ _DRIFT_NS: Final = 1_000_000
 
 
 class Daemon:
-    """A running daemon; it is made when everything is open, and attached."""
+    """A running daemon; it is made when everything is open, and attached.
+
+    `reload` reads the configuration anew; `admit` lets a group, by its name, connect.
+    """
 
     def __init__(
-        self, config: Config, kernel: Kernel, log: EventLog, reload: Callable[[], list[str]]
+        self,
+        config: Config,
+        kernel: Kernel,
+        log: EventLog,
+        reload: Callable[[], list[str]],
+        admit: Callable[[str], None],
     ) -> None:
         self.config = config
         self.reload = reload
+        self.admit = admit
         self.kernel = kernel
         self.probes = probes = kernel.probes
         self.log = log
@@ -79,18 +91,13 @@ class Daemon:
         self.adoption = Adoption(probes, self.lookers, self._tell_adopted, self._spread_news)
         self.processes = ProcessTable(self._ask, self.allocations.verdict, self.encoder.forget)
         self.reports = Reports(self)
-        self.hub = Hub(
-            config.socket,
-            Source(
-                configured=config.mask,
-                verbs=self.reports.verbs(),
-                about=self.reports.about,
-                dropped=self._dropped,
-                log=config.log.dir,
-                end=lambda: log.end,
-                numbered=config.fields == "full",
-                tree=self.processes.descendants,
-            ),
+        self.metrics = Metrics(self)
+        self._epoch_us = epoch // 1000
+        self.front = Fronting(
+            self._settings,
+            {**self.reports.answers(), "metrics": lambda _: self.metrics.answer()},
+            front_identity(config),
+            config.log.dir,
         )
         self.forward = Forward(config.journal, Journald())
         self.steps = StepWatch()
@@ -182,15 +189,29 @@ class Daemon:
         if len(self.encoder) == 0:
             self._commit()
             return
+        before = self.log.end
         self.accounts.count(self.encoder.by_event(), logged=self.keeper.write(self.encoder.data))
         self._commit()
         self.lives.take(self.encoder)
         self.rates.count(self.encoder.by_process())
-        self.hub.broadcast(self.encoder)
+        self.front.publish(self.encoder, before, self.log.end)
         self.forward.take(self.encoder)
 
-    def _dropped(self, count: int) -> bytes:
-        return self.encoder.compose("DROPPED", time.monotonic_ns(), {"count": count})
+    def _settings(self) -> FrontSettings:
+        """Return what the front goes by."""
+        config, socket_ = self.config, self.config.socket
+        return FrontSettings(
+            client_buffer=socket_.client_buffer,
+            client_timeout=socket_.client_timeout,
+            max_clients=socket_.max_clients,
+            group=socket_.group,
+            groups=(group_id(socket_.group), group_id(socket_.payload_group)),
+            configured=config.mask,
+            numbered=config.fields == "full",
+            epoch_us=self._epoch_us,
+            version=__version__,
+            boot_id=self.boot_id,
+        )
 
     def follow_clock(self) -> None:
         """Render moments by the wall clock as it goes now, and tell where it was stepped."""
@@ -273,8 +294,10 @@ class Daemon:
         ConfigError, and then nothing has changed.
         """
         config, later = hold(config, self.config)
-        self.hub.configure(config.socket, config.mask)
+        if config.socket.group != self.config.socket.group:
+            self.admit(config.socket.group)
         self.config = config
+        self.front.configure()
         self.redactor = Redactor(config.redact)
         self.encoder.masking.configure(self.redactor)
         self.log.configure(config.log)
@@ -323,3 +346,4 @@ class Daemon:
         """Give back what is the daemon's own."""
         self.forward.close()
         self.steps.close()
+        self.front.share.close()

@@ -1,17 +1,35 @@
-"""The daemon's end of a client's reader: lines go in as far as there is room, some come out."""
+"""The front's end of a client's reader: lines go in as far as there is room, some come out."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 
 import orjson
 
-__all__ = ["Feed", "Sink"]
+from qmond.logfile import Position
+from qmond.reader import CPU_MAX
+
+__all__ = ["Feed", "Joint", "Sink"]
 
 _READER: Final = (sys.executable, "-P", "-m", "qmond.reader")
+
+
+class Joint:
+    """Where the past ends and what comes begins: the number of the next line, the log's end.
+
+    `members` are the processes of a tree at that moment.
+    """
+
+    __slots__ = ("end", "members", "seq")
+
+    def __init__(self, seq: int, end: Position, members: tuple[int, ...] = ()) -> None:
+        self.seq = seq
+        self.end = end
+        self.members = members
 
 
 class Sink(Protocol):
@@ -23,31 +41,58 @@ class Sink(Protocol):
     def receive(self, lines: bytes) -> bool:
         """Take lines; says whether there is room for more."""
 
+    def lost(self, count: int) -> None:
+        """Take note that there was no room for so many lines, and that they are nowhere else."""
+
     def ended(self, reason: str) -> None:
         """No more lines come."""
 
 
 class Feed(asyncio.SubprocessProtocol):
-    """One reader; `request` gives what it is asked, at the moment from which on lines are pushed.
+    """One reader. What is pushed from `listen` on waits for it, at most so many bytes.
 
-    `most` is how many bytes may wait for it.
+    Where lines have numbers, the reader looks up in the log what there was no room for.
     """
 
-    def __init__(self, sink: Sink, request: Callable[[], dict[str, Any]], most: int) -> None:
+    def __init__(self, sink: Sink, most: int, *, numbered: bool) -> None:
         self._sink = sink
-        self._request = request
         self._most = most
+        self._numbered = numbered
+        self._request = b""
+        self._early: list[tuple[int, int, bytes]] | None = None
+        """What came before the reader was there: first number, count, lines."""
+        self._waiting = 0
         self._held = b""  # of a line that is not whole yet
         self._answered = False
         self._left_out: tuple[int, int] | None = None  # the numbers of lines that had no room
         self._transport: asyncio.SubprocessTransport | None = None
-        self._closed = False
+        self._closed = self._finishing = False
         self._exited = asyncio.Event()
 
-    async def run(self) -> None:
-        """Run the reader to its end. Raises OSError where it cannot be started."""
+    def listen(self) -> None:
+        """Take what is pushed from now on."""
+        self._early = []
+
+    async def run(self, request: Mapping[str, Any], joint: Joint, log: int | None) -> None:
+        """Run the reader to its end; it has what is pushed from a joint on.
+
+        `log` is a descriptor that it inherits. Raises OSError where it cannot be started.
+        """
+        if self._closed:
+            return
+        self._request = orjson.dumps({**request, "end": [*joint.end], "members": [*joint.members]})
+        self._early = [row for row in self._early or () if row[0] >= joint.seq]
+        if self._left_out:
+            first, last = max(self._left_out[0], joint.seq), self._left_out[1]
+            self._left_out = (first, last) if first <= last else None
         loop = asyncio.get_running_loop()
-        await loop.subprocess_exec(lambda: self, *_READER, stderr=None, start_new_session=True)
+        await loop.subprocess_exec(
+            lambda: self,
+            *_READER,
+            stderr=None,
+            start_new_session=True,
+            pass_fds=() if log is None else (log,),
+        )
         await self._exited.wait()
 
     def process_exited(self) -> None:
@@ -61,7 +106,13 @@ class Feed(asyncio.SubprocessProtocol):
             self._transport.kill()
             return
         self._input.set_write_buffer_limits(high=0)  # tell whenever all is out
-        self._input.write(orjson.dumps(self._request()) + b"\n")
+        self._input.write(self._request + b"\n")
+        early, self._early = self._early or [], None
+        for _, _, lines in early:
+            self._input.write(lines)
+        self.resume_writing()
+        if self._finishing:
+            self._input.close()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - there is only 1
         """Pass on what the reader chose."""
@@ -81,27 +132,49 @@ class Feed(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the status tells
         """Tell the client that it is over: the reader has ended, and all that it wrote is read."""
+        if self._closed:
+            return
+        self._closed = True
         status = self._transport.get_returncode() if self._transport else None
-        if not self._closed:
-            self._closed = True
-            self._sink.ended("complete" if status == 0 else f"the reader failed ({status})")
+        reason = _reason(status)
+        if not self._answered:
+            self._sink.answered({"error": {"class": "Failed", "message": reason}})
+        else:
+            self._sink.ended(reason)
 
     def push(self, lines: memoryview, first: int, count: int) -> None:
         """Give the reader lines; `first` is the number of the first of them.
 
         Where there is no room for them, the reader will look them up in the log.
         """
-        if self._transport is None or self._closed or not count:
+        if not self._listens:
             return
-        waiting = self._input.get_write_buffer_size()
-        if waiting + len(lines) > self._most:
-            begin = self._left_out[0] if self._left_out else first
-            self._left_out = begin, first + count - 1
-            if waiting == 0:
+        waiting = self._waiting if self._transport is None else self._input.get_write_buffer_size()
+        fitting = len(lines)
+        if waiting + len(lines) > self._most or (self._left_out and self._transport is None):
+            room = 0 if self._numbered else max(0, self._most - waiting)
+            fitting = bytes(lines[:room]).rfind(b"\n") + 1
+        taken = count if fitting == len(lines) else bytes(lines[:fitting]).count(b"\n")
+        if fitting and self._transport is None:
+            assert self._early is not None  # noqa: S101 - for the type checker
+            self._waiting += fitting
+            self._early.append((first, taken, bytes(lines[:fitting])))
+        elif fitting:
+            self.resume_writing()
+            self._input.write(bytes(lines[:fitting]))
+        if taken < count:
+            self.leave_out(first + taken, first + count - 1)
+
+    def leave_out(self, first: int, last: int) -> None:
+        """Take note of lines that the reader does not get; their numbers follow the last ones."""
+        if not self._listens:
+            return
+        if self._numbered:
+            self._left_out = self._left_out[0] if self._left_out else first, last
+            if self._transport and self._input.get_write_buffer_size() == 0:
                 self.resume_writing()
-            return
-        self.resume_writing()
-        self._input.write(lines)
+        else:
+            self._sink.lost(last - first + 1)
 
     def resume_writing(self) -> None:
         """Have what was left out looked up, now that there is room: asyncio calls this, too."""
@@ -116,6 +189,7 @@ class Feed(asyncio.SubprocessProtocol):
 
     def finish(self) -> None:
         """Let the reader come to the end of what it was given."""
+        self._finishing = True
         if self._transport and not self._closed:
             self.resume_writing()
             self._input.close()
@@ -127,6 +201,10 @@ class Feed(asyncio.SubprocessProtocol):
             self._transport.close()  # it kills
 
     @property
+    def _listens(self) -> bool:
+        return not self._closed and (self._transport is not None or self._early is not None)
+
+    @property
     def _input(self) -> asyncio.WriteTransport:
         assert self._transport is not None  # noqa: S101 - for the type checker
         return cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
@@ -135,3 +213,10 @@ class Feed(asyncio.SubprocessProtocol):
     def _output(self) -> asyncio.ReadTransport:
         assert self._transport is not None  # noqa: S101 - for the type checker
         return cast("asyncio.ReadTransport", self._transport.get_pipe_transport(1))
+
+
+def _reason(status: int | None) -> str:
+    """Return in words how a reader ended."""
+    if status == -signal.SIGPROF:
+        return f"`where` took more than {CPU_MAX:g} s of CPU time for one line"
+    return "complete" if status == 0 else f"the reader failed ({status})"

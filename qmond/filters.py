@@ -135,16 +135,18 @@ class _Where:
             self._program = cel.compile(text)
         except ValueError as error:
             raise RequestError("BadArgument", f"where: {_place(str(error))}") from error
-        bound = {match[1] for match in _BOUND.finditer(text)}
-        self._names = sorted(set(self._program.variables()) - bound)
+        used = set(self._program.variables())
+        for name in sorted(used & CONTENT_KEYS) if not content else ():
+            raise RequestError(  # whether a macro binds it or not: no text can hide it
+                "Forbidden",
+                f"where: column {_column(text, name)}: {name} is content, which you may not see",
+            )
+        bound = {match[1] for match in _BOUND.finditer(_QUOTED.sub('""', text))}
+        self._names = sorted(used - (bound - KEYS))
         for name in self._names:
-            at = _column(text, name)
             if name not in KEYS:
+                at = _column(text, name)
                 raise RequestError("BadArgument", f"where: column {at}: no line has a key {name}")
-            if name in CONTENT_KEYS and not content:
-                raise RequestError(
-                    "Forbidden", f"where: column {at}: {name} is content, which you may not see"
-                )
         for name in sorted(set(self._program.functions()) - _FUNCTIONS):
             if name.isidentifier():
                 at = _column(text, name)
@@ -167,6 +169,15 @@ _FUNCTIONS: Final = frozenset(
 """Those of the CEL specification's standard library, and its macros."""
 _BOUND: Final = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,")
 """The name that a macro gives to each element."""
+_QUOTED: Final = re.compile(
+    r"""
+    [rR][bB]?\"{3}.*?\"{3} | [rR][bB]?'{3}.*?'{3} | [bB]?\"{3}(?:\\.|[^\\])*?\"{3} |
+    [bB]?'{3}(?:\\.|[^\\])*?'{3} | [rR][bB]?"[^"\n]*" | [rR][bB]?'[^'\n]*' |
+    "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | //[^\n]*
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Texts of an expression, and comments: what stands in them binds nothing."""
 
 
 def _column(text: str, name: str) -> int:

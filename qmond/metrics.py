@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+import orjson
+
 from qmond import __version__
 from qmond.exposition import Family, Samples, render
+from qmond.fronting import Reply
 from qmond.reports import Running
 
 __all__ = ["Metrics"]
@@ -40,6 +43,10 @@ class Metrics:
             self._text = self._render("process_")
             self._made = now
         return self._text
+
+    def answer(self) -> Reply:
+        """Return the same as an answer to the front. Raises OSError."""
+        return orjson.dumps(self.text().decode()), False
 
     def file(self) -> bytes:
         """Return the figures for another exporter that has a `process_…` too. Raises OSError."""
@@ -75,12 +82,12 @@ class Metrics:
             ("ring_used_bytes", "gauge", "What waits in the ring.", of.probes.ring.used),
             ("ring_size_bytes", "gauge", "The ring's room.", of.probes.ring.size),
             ("tracked_processes", "gauge", "Processes under watch.", len(of.processes)),
-            ("clients", "gauge", "Clients of the socket.", len(of.hub.clients)),
+            ("clients", "gauge", "Clients of the socket.", of.front.clients),
             (
                 "client_dropped_total",
                 "counter",
                 "Lines that clients did not get, being too slow; of those that are gone, too.",
-                of.hub.dropped,
+                of.front.dropped,
             ),
             ("log_bytes_total", "counter", "Bytes written to the log.", log["total"]),
             ("log_failing", "gauge", "1 while the log cannot be written.", int(of.keeper.failing)),

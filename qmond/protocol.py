@@ -20,16 +20,19 @@ from qmond.events import COMMON, NAMES, NUMBER, PUBLIC, STREAM_ONLY
 from qmond.units import parse_seconds
 
 __all__ = [
+    "ANSWER_MAX",
     "EVERYTHING",
     "KEYS",
     "LAST_MAX",
     "LINE_MAX",
+    "PIDS_MAX",
     "PROTOCOL",
     "WHERE_MAX",
     "LineReader",
     "Request",
     "Selection",
     "answer",
+    "answer_made",
     "check_arguments",
     "farewell",
     "greeting",
@@ -41,7 +44,10 @@ __all__ = [
 PROTOCOL: Final = 1
 LINE_MAX: Final = 65536
 """Bytes: the longest request, its newline included."""
+ANSWER_MAX: Final = 4 << 20
+"""Bytes of an answer: a list that would be longer is cut, and the answer says `truncated`."""
 LAST_MAX: Final = 100_000
+PIDS_MAX: Final = 1024
 WHERE_MAX: Final = 4096
 KEYS: Final = frozenset(
     ["ts", "event", "evt"]
@@ -221,6 +227,8 @@ def _number(least: int, most: int, what: str) -> Callable[[object], int]:
 def _pids(value: object) -> frozenset[int]:
     if not isinstance(value, list) or not all(type(pid) is int for pid in value):
         raise ValueError("a list of process IDs is needed")
+    if len(value) > PIDS_MAX:
+        raise ValueError(f"at most {PIDS_MAX} process IDs; `tree` names a process and all below it")
     return frozenset(value)
 
 
@@ -292,6 +300,12 @@ def greeting(about: Mapping[str, Any]) -> bytes:
 def answer(request: Request, result: object) -> bytes:
     """Return the line that answers a request."""
     return orjson.dumps(_identified(request.id) | {"ok": result}) + b"\n"
+
+
+def answer_made(request: Request, text: bytes, *, truncated: bool) -> bytes:
+    """Return the line that answers a request, from the result in JSON."""
+    head = b'"id":%b,' % orjson.dumps(request.id) if request.id is not None else b""
+    return b'{%b"ok":%b%b}\n' % (head, text, b',"truncated":true' if truncated else b"")
 
 
 def refusal(request_id: object, error: ProtocolError) -> bytes:

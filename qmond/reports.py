@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import orjson
 
 from qmond import __version__
 from qmond.accounting import Accounts, Rates
@@ -14,15 +19,23 @@ from qmond.config import Config
 from qmond.encode import Encoder, adoption
 from qmond.errors import ConfigError, LogError, RequestError
 from qmond.eventlog import EventLog
-from qmond.history import History
+from qmond.fronting import Answers, Fronting, Reply
 from qmond.logkeeper import LogKeeper
 from qmond.looker.asking import Lookers
 from qmond.processes import ProcessTable
+from qmond.protocol import ANSWER_MAX
 from qmond.redact import Redactor
-from qmond.schema import table
-from qmond.verbs import Verb, config_of, forest, log_level
+from qmond.shares import Bucket
+from qmond.verbs import log_level
 
-__all__ = ["Reports"]
+__all__ = ["Reports", "config_of"]
+
+_CHUNK: Final = 64
+"""Processes that are told of before events have a turn."""
+_CONTROL: Final = 0.2
+"""Rotations and reloads a second, in the long run."""
+
+Control = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 class Running(Protocol):
@@ -43,7 +56,7 @@ class Running(Protocol):
     processes: ProcessTable
     lookers: Lookers
     allocations: Allocations
-    hub: Any  # it is made with these answers
+    front: Fronting
 
 
 class Reports:
@@ -51,31 +64,41 @@ class Reports:
 
     def __init__(self, daemon: Running) -> None:
         self._of = daemon
-        self._oldest: tuple[int, int] | None = None  # by the number of the live file
+        self._control = Bucket(_CONTROL, 10)
         self._last = time.monotonic(), 0
 
-    def verbs(self) -> dict[str, Verb]:
-        """Return what can be asked."""
+    def answers(self) -> Answers:
+        """Return what the front can ask."""
         return {
-            "status": Verb(lambda _: self.status()),
-            "ps": Verb(lambda _: self.ps()),
-            "tree": Verb(lambda _: forest(self.ps())),
-            "events": Verb(lambda _: table()),
-            "config": Verb(lambda _: config_of(self._of.config)),
-            "log-level": Verb(log_level, ("level",), control=True),
-            "rotate": Verb(self._rotate, control=True),
-            "reload": Verb(self._reload, control=True),
+            "status": lambda _: _whole(self.status()),
+            "ps": lambda _: self.ps(),
+            "tree": self._tree,
+            "config": lambda args: _whole(
+                config_of(self._of.config, whole=args.get("all") is True)
+            ),
+            "log-level": lambda args: _whole(log_level(args)),
+            "rotate": self._held_back(self._rotate),
+            "reload": self._held_back(self._reload),
         }
 
-    def about(self) -> dict[str, Any]:
-        """Return what a greeting says: who this is, what it can do, which lines there are."""
-        return {
-            "version": __version__,
-            "boot_id": self._of.boot_id,
-            "capabilities": ["tail", "stop", *self.verbs()],
-            "oldest": self._oldest_seq(),
-            "newest": self._of.encoder.seq - 1,
-        }
+    def _held_back(self, control: Control) -> Callable[[Mapping[str, Any]], Reply]:
+        """Return the same, which refuses what no person asks so often."""
+
+        def answer(args: Mapping[str, Any]) -> Reply:
+            if self._control.room < 1:
+                raise RequestError("Failed", "too often: try again in a few seconds")
+            self._control.spend(1)
+            return _whole(control(args))
+
+        return answer
+
+    def _tree(self, args: Mapping[str, Any]) -> Reply:
+        """Return a process' descendants, and at which line that is so."""
+        pid = args.get("pid")
+        if type(pid) is not int:
+            raise RequestError("BadArgument", "pid: a process ID is needed")
+        members = self._of.processes.descendants(pid)
+        return _whole({"seq": self._of.encoder.seq, "end": [*self._of.log.end], "members": members})
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Return by event what was seen, written, lost and suppressed."""
@@ -111,43 +134,58 @@ class Reports:
             "tracked": len(of.processes),
             "allocations": of.allocations.states(),
             "left_behind": of.lookers.left_behind + of.allocations.left_behind,
-            "clients": [client.describe() for client in of.hub.clients],
+            "front": of.front.describe(),
             "log": of.log.describe() | {"failing": of.keeper.failing},
             "counters": self.totals(),
         }
 
-    def ps(self) -> list[dict[str, Any]]:
-        """Return the answer to `ps`: the processes under watch."""
+    async def ps(self) -> Reply:
+        """Return the answer to `ps`, the processes under watch: as many as there is room for."""
         of, now = self._of, time.clock_gettime(time.CLOCK_BOOTTIME)
-        return [
-            adoption(process, of.encoder.masking.argv(process))
-            | {
+        parts: list[bytes] = []
+        size = 2
+        for at, process in enumerate(of.processes):
+            row = adoption(process, of.encoder.masking.argv(process)) | {
                 "age": round(now - process.start / 1e9, 2),
                 "comm": process.comm,
                 "allocations": of.allocations.state(process.pid),
                 "events": of.rates.total(process.pid),
                 "rate": of.rates.rate(process.pid),
             }
-            for process in of.processes
-        ]
+            parts.append(orjson.dumps(row))
+            size += len(parts[-1]) + 1
+            if size > ANSWER_MAX:
+                return b"[%b]" % b",".join(parts[:-1]), True
+            if at % _CHUNK == _CHUNK - 1:
+                await asyncio.sleep(0)  # events come first
+        return b"[%b]" % b",".join(parts), False
 
-    def _rotate(self, _: Mapping[str, Any]) -> dict[str, Any]:
+    def _rotate(self, _args: Mapping[str, Any]) -> dict[str, Any]:
         try:
             path = self._of.log.rotate()
         except LogError as error:
             raise RequestError("Failed", str(error)) from error
         return {"path": str(path) if path else None}
 
-    def _oldest_seq(self) -> int | None:
-        """Return the number of the oldest line of this boot in the log; files go as others come."""
-        log = self._of.log
-        if self._oldest is None or self._oldest[0] != log.end.inode:
-            try:
-                with History(log.path.parent) as history:
-                    number = history.oldest()
-            except OSError:
-                return None
-            if number is None:
-                return None
-            self._oldest = log.end.inode, number
-        return self._oldest[1]
+
+def _whole(value: object) -> Reply:
+    return orjson.dumps(value), False
+
+
+def config_of(config: Config, *, whole: bool) -> dict[str, Any]:
+    """Return the answer to `config`: what is in force, as etc/qmon.yaml has it; sizes in bytes.
+
+    What is taken out of lines is told to root alone: it would show what to look for.
+    """
+    found: dict[str, Any] = _plain(asdict(config) | {"limits": dict(config.limits)})
+    if not whole:
+        del found["redact"]
+    return found
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | frozenset):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

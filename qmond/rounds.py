@@ -68,7 +68,7 @@ class Rounds:
         while True:
             await _end_of(1)
             pulse()
-            of.hub.check()
+            of.front.check()
             of.forward.tell()
             flush()
             of.keeper.check()

@@ -17,17 +17,17 @@ from typing import Final
 import sdnotify
 
 from qmond import __version__, store
-from qmond.access import group_id
+from qmond.access import Lock, group_id
 from qmond.bpf.load import Options
 from qmond.config import Config
 from qmond.daemon import Daemon
+from qmond.entrance import Entrance
 from qmond.errors import ConfigError, QmondError
 from qmond.eventlog import EventLog
+from qmond.exporting import listening, write_forever
+from qmond.identity import log_group
 from qmond.messages import MessageId, about
-from qmond.metrics import Metrics
 from qmond.privileges import lower
-from qmond.scrape import Exporter
-from qmond.server import Lock
 from qmond.startup import Kernel, have_precedence, obtain
 
 __all__ = ["Service"]
@@ -71,16 +71,19 @@ class Service:
                 loop.add_signal_handler(number, handler)
                 stack.callback(loop.remove_signal_handler, number)
             self._daemon = daemon = await stack.enter_async_context(self._started())
-            metrics, group = Metrics(daemon), group_id(self._config.socket.group)
-            exporter = Exporter(self._config.metrics, metrics.text, metrics.file, group)
+            group, metrics = group_id(self._config.socket.group), self._config.metrics
+
+            def scraped(listener: socket.socket) -> None:
+                daemon.front.give("metrics", listener)
+
             try:
                 async with asyncio.TaskGroup() as tasks:
                     work = [
                         tasks.create_task(daemon.drain_forever()),
                         tasks.create_task(daemon.rounds.tick_forever()),
                         tasks.create_task(daemon.rounds.keep_house_forever(self._pulse)),
-                        tasks.create_task(exporter.serve_forever()),
-                        tasks.create_task(exporter.write_forever()),
+                        tasks.create_task(listening(metrics.listen, group, scraped)),
+                        tasks.create_task(write_forever(metrics, daemon.metrics.file)),
                     ]
                     _log.info(
                         "ready: socket %s, log %s",
@@ -110,7 +113,7 @@ class Service:
             return
         self._lending = await self._fits_next(daemon.kernel.signature)
         if self._lending:
-            await daemon.hub.close()
+            await daemon.front.close()
             await daemon.allocations.close()
 
     async def _fits_next(self, signature: str) -> bool:
@@ -121,10 +124,13 @@ class Service:
             _log.error("the next daemon will not start: %s", error)
             return False
         said = await _answer(sys.executable, "-P", "-m", "qmond.startup", str(ring))
-        if said and said.strip() != signature:
+        if not said:
+            _log.warning(
+                "what the next daemon needs is not known: this one's kernel side ends here"
+            )
+        elif said.strip() != signature:
             _log.warning("the next daemon needs another kernel side: this one's ends here")
-            return False
-        return True
+        return said.strip() == signature
 
     @contextlib.asynccontextmanager
     async def _started(self) -> AsyncIterator[Daemon]:
@@ -132,28 +138,28 @@ class Service:
         config, path = self._config, self._config.socket.path
         async with contextlib.AsyncExitStack() as stack:
             handed = store.take()
-            listener = None
-            if _SOCKET in handed:
-                listener = socket.socket(fileno=handed.pop(_SOCKET))
-                stack.callback(listener.close)
+            given = handed.pop(_SOCKET, None)
             try:
                 path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
                 stack.callback(Lock(path.with_name(path.name + ".lock")).close)
             except OSError as error:
                 raise QmondError(f"{error.filename or path}: {error.strerror}") from error
-            log = EventLog(config.log, group_id(config.log.group))
+            log = EventLog(config.log, log_group(config))
             stack.callback(lambda: log.close(sync=not self._lending))
             kernel = await self._obtain(Options(ring=config.ring.size), handed)
             stack.callback(lambda: kernel.close(lend=self._lending))
             lower(kernel.probes.counters)  # the lookers have what they need, this process no more
-            daemon = Daemon(config, kernel, log, self._reload)
+            entrance = Entrance(path, config.socket, given)
+            stack.callback(entrance.close)
+            daemon = Daemon(config, kernel, log, self._reload, entrance.admit)
             stack.callback(daemon.close)
             stack.push_async_callback(daemon.allocations.close)
             stack.push_async_callback(daemon.lookers.close)
             stack.callback(daemon.adoption.end)
-            await daemon.hub.listen(path, listener)
-            stack.push_async_callback(daemon.hub.close)
+            stack.push_async_callback(daemon.front.close)
+            daemon.front.give(_SOCKET, entrance.listener)
             await daemon.begin()
+            daemon.front.start()
             stack.callback(lambda: None if self._lending else daemon.end())
             have_precedence()
             loop = asyncio.get_running_loop()

@@ -13,15 +13,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from qmond.clients import Source
-from qmond.config import Socket
+from qmond.access import bind_unix
+from qmond.audience import Log, Source
 from qmond.errors import RequestError
 from qmond.events import NUMBER
+from qmond.feeds import Joint
 from qmond.filters import Filter
 from qmond.logfile import Position
 from qmond.protocol import LineReader, parse_request, parse_selection
 from qmond.server import Hub
-from qmond.verbs import Verb
+from qmond.settings import FrontSettings
+from qmond.shares import Shares
+from qmond.verbs import Answer, Asked, Verb
 
 ALL = (1 << len(NUMBER)) - 1
 AT_ONCE = 500
@@ -77,24 +80,30 @@ def resident() -> int:
     return int(found[1])
 
 
+async def _fine(_asked: Asked) -> Answer:
+    return Answer(b'{"fine":true}')
+
+
+async def _joint(*_: int) -> Joint:
+    return Joint(1, Position(0, 0, 0))
+
+
 async def storm(count: int, seed: int) -> int:
     """Ask a hub so many times, and return by how many kB it grew after the first tenth."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory(prefix="qmond-fuzz-") as name:
         path = Path(name) / "s"
-        verbs = {"status": Verb(lambda _: {"fine": True}), "config": Verb(lambda _: {})}
         source = Source(
-            configured=ALL,
-            verbs=verbs,
+            verbs={"status": Verb(_fine), "config": Verb(_fine)},
             about=lambda: {"newest": 1},
             dropped=lambda lost: b'{"event":"DROPPED","count":%d}\n' % lost,
-            log=Path(name),
-            end=lambda: Position(0, 0, 0),
-            numbered=True,
-            tree=lambda _: [],
+            log=Log(name),
+            follow=_joint,
+            tree=_joint,
         )
-        hub = Hub(Socket(path=path), source)
-        await hub.listen(path)
+        hub = Hub(FrontSettings(configured=ALL), source)
+        hub.shares = Shares(1000, 1000)  # it is about requests, not about patience
+        await hub.listen(bind_unix(path, None))
         before = 0
         try:
             for done in range(0, count, AT_ONCE):

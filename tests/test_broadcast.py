@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from qmond._encode import lib
+
 from qmond.broadcast import BrokenShareError, Frames, Pids, Share
 from qmond.encode import Encoder
 from qmond.encode_build import preamble

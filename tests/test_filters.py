@@ -119,6 +119,31 @@ def test_an_expression_does_not_leak_content(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "expression",
+    [
+        '"map(buf," != "" && buf.startsWith("s")',
+        "'all(buf, ' != buf",
+        'r"exists(buf," != buf',
+        '"""filter(buf,""" != buf',
+        "// map(buf, x\nbuf == 'x'",
+        'argv.exists(buf, true) || buf == "x"',
+        '[1].map(buf_b64, buf_b64).size() > 0 && buf_b64 != ""',
+    ],
+)
+def test_no_text_of_an_expression_hides_content(expression: str) -> None:
+    with pytest.raises(RequestError, match="content, which you may not see"):
+        Filter(Selection(mask=ALL, where=expression), content=False)
+    Filter(Selection(mask=ALL, where=expression), content=True)
+
+
+def test_a_text_in_an_expression_binds_no_name() -> None:
+    with pytest.raises(RequestError, match="no line has a key pdi"):
+        Filter(Selection(mask=ALL, where='"map(pdi," != "" && pdi == 1'))
+    lines = [line("TRACK_ADOPT", pid=1, ppid=0, argv=["map(b, "])]
+    assert len(chosen(lines, where="""argv.exists(word, word == 'map(b, ')""")) == 1
+
+
+@pytest.mark.parametrize(
     ("expression", "told"),
     [
         ("fd ==", "column 6: mismatched input"),

@@ -18,16 +18,17 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from qmond import scrape
+from qmond import exporting, scrape
 from qmond.accounting import Accounts
 from qmond.bpf.probes import Counter
 from qmond.config import Config, hold, parse_config
 from qmond.config import Metrics as Section
 from qmond.errors import ConfigError
+from qmond.exporting import listening, write_forever, write_whole
 from qmond.exposition import Family, render
 from qmond.metrics import Metrics
 from qmond.reports import Running
-from qmond.scrape import Exporter, respond, write_whole
+from qmond.scrape import Exporter, respond
 
 PACKAGING = Path(__file__).parents[1] / "packaging"
 PROMTOOL = Path(sys.executable).parent.parent / "prometheus/usr/bin/promtool"
@@ -75,7 +76,7 @@ class Daemon:
     def __post_init__(self) -> None:
         self.processes = [1, 2, 3]
         self.keeper = SimpleNamespace(failing=False)
-        self.hub = SimpleNamespace(clients=[1, 2], dropped=9)
+        self.front = SimpleNamespace(clients=2, dropped=9)
         self.probes = SimpleNamespace(
             counters=self._counters, ring=SimpleNamespace(used=7, size=4096)
         )
@@ -213,7 +214,11 @@ def figures() -> bytes:
     return b"figures\n"
 
 
-def failing() -> bytes:
+async def told() -> bytes:
+    return figures()
+
+
+async def failing() -> bytes:
     raise OSError(5, "Input/output error")
 
 
@@ -236,7 +241,7 @@ def failing() -> bytes:
     ],
 )
 def test_each_request_has_its_answer(request_: bytes, status: int) -> None:
-    head, _, body = respond(request_, figures).partition(b"\r\n\r\n")
+    head, _, body = asyncio.run(respond(request_, told)).partition(b"\r\n\r\n")
     assert head.split()[1] == b"%d" % status
     assert b"Content-Length: %d\r\n" % len(body) in head
     assert (body == figures()) == (status == 200)
@@ -244,7 +249,8 @@ def test_each_request_has_its_answer(request_: bytes, status: int) -> None:
 
 
 def test_figures_that_cannot_be_had_are_an_error_of_the_server() -> None:
-    assert b"500" in respond(b"GET /metrics HTTP/1.1\r\n\r\n", failing).splitlines()[0]
+    said = asyncio.run(respond(b"GET /metrics HTTP/1.1\r\n\r\n", failing))
+    assert b"500" in said.splitlines()[0]
 
 
 def free_port() -> int:
@@ -276,12 +282,19 @@ async def ask(address: str, request: bytes = ASK) -> bytes:
                 writer.close()
 
 
+async def serve(address: str) -> None:
+    """Serve as core and front do together."""
+    found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(listening(address, None, found.set_result))
+        tasks.create_task(Exporter(told).serve_forever(await found))
+
+
 def play(address: str, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario while the figures are served."""
 
     async def run() -> None:
-        exporter = Exporter(Section(listen=address), figures, figures, None)
-        serving = asyncio.create_task(exporter.serve_forever())
+        serving = asyncio.create_task(serve(address))
         try:
             await scenario()
         finally:
@@ -362,7 +375,7 @@ def test_asking_in_a_loop_leaves_the_loop_time() -> None:
 
         await asyncio.gather(*(hammer() for _ in range(32)))
         took = time.monotonic() - began
-        assert 0 < asked <= (took / scrape._PACE + 1) * scrape._PLACES
+        assert 0 < asked <= (took / scrape._PACE + 1) * scrape.PLACES
 
     play(address, scenario)
 
@@ -370,7 +383,7 @@ def test_asking_in_a_loop_leaves_the_loop_time() -> None:
 def test_a_taken_address_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scrape, "_RETRY", 0.1)
+    monkeypatch.setattr(exporting, "_RETRY", 0.1)
     taken = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -387,7 +400,7 @@ def test_a_taken_address_is_tried_again(
 def test_a_socket_is_not_taken_from_another_and_no_file_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scrape, "_RETRY", 0.1)
+    monkeypatch.setattr(exporting, "_RETRY", 0.1)
     path, file = tmp_path / "used.sock", tmp_path / "file"
     file.write_text("mine")
 
@@ -432,7 +445,7 @@ def test_where_it_cannot_be_written_nothing_is_left_and_it_is_told_once(
 
     async def run(seconds: float) -> None:
         section = Section(textfile=path, interval=0.05)
-        writing = asyncio.create_task(Exporter(section, figures, figures, None).write_forever())
+        writing = asyncio.create_task(write_forever(section, figures))
         await asyncio.sleep(seconds)
         if path.is_dir():
             path.rmdir()

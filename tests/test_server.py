@@ -10,30 +10,44 @@ from typing import Any
 import pytest
 from storms import storm
 
-from qmond.access import Rights
-from qmond.clients import Source
-from qmond.config import Socket
+from qmond.access import Lock, Rights, bind_unix
+from qmond.audience import Batch, Log, Source
+from qmond.broadcast import Frame, Frames, Share
 from qmond.encode import Encoder
-from qmond.errors import ConfigError, InUseError
+from qmond.errors import InUseError
 from qmond.events import NUMBER
+from qmond.feeds import Joint
 from qmond.logfile import Position
-from qmond.server import Hub, Lock
-from qmond.verbs import Verb
+from qmond.server import Hub
+from qmond.settings import FrontSettings
+from qmond.verbs import Answer, Asked, Verb
 
 ALL = (1 << len(NUMBER)) - 1
 LIMIT = 4 << 20
 
 
-def line(name: str, pid: int, size: int = 0) -> Encoder:
+def line(name: str, pid: int, size: int = 0) -> Frame:
     return batch((name, pid, size))
 
 
-def batch(*lines: tuple[str, int, int]) -> Encoder:
+def batch(*lines: tuple[str, int, int]) -> Frame:
     encoder = Encoder()
     for name, pid, size in lines:
         text = json.dumps({"event": name, "pid": pid, "pad": "x" * size}).encode() + b"\n"
         encoder.append(text, NUMBER[name], pid, pid)
-    return encoder
+    return framed(encoder)
+
+
+def framed(encoder: Encoder) -> Frame:
+    """Return a batch as it comes out of the memory that core and front share."""
+    share = Share()
+    try:
+        share.put(encoder, Position(0, 0, 0), Position(0, 0, 0))
+        frame = Frames(share.fd).take()
+    finally:
+        share.close()
+    assert frame is not None
+    return frame
 
 
 class Peer:
@@ -52,6 +66,16 @@ class Peer:
         return await self.get()
 
 
+class Counting(Hub):
+    """A hub that knows the number of the line that comes next, as the front does."""
+
+    seq = 0
+
+    def broadcast(self, batch: Batch) -> None:
+        super().broadcast(batch)
+        self.seq = batch.seq
+
+
 Connect = Callable[[], Coroutine[Any, Any, Peer]]
 Scenario = Callable[[Hub, Connect], Coroutine[Any, Any, None]]
 
@@ -61,22 +85,24 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
     log = path.with_name("events.jsonl")
     log.touch()
 
+    async def status(_asked: Asked) -> Answer:
+        return Answer(b'{"fine":true}')
+
     async def run() -> None:
+        async def joint(*pids: int) -> Joint:
+            end = Position.at(log.stat(), log.stat().st_size)
+            return Joint(hub.seq, end, tuple(pid + 1 for pid in pids))
+
         source = Source(
-            configured=ALL,
-            verbs={
-                "status": Verb(lambda _: {"fine": True}),
-                "reboot": Verb(dict, ("when",), control=True),
-            },
+            verbs={"status": Verb(status), "reboot": Verb(status, ("when",), control=True)},
             about=lambda: {"boot_id": "boot", "newest": 100},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
-            log=path.parent,
-            end=lambda: Position.at(log.stat(), log.stat().st_size),
-            numbered=True,
-            tree=lambda pid: [pid + 1],
+            log=Log(str(path.parent)),
+            follow=joint,
+            tree=joint,
         )
-        hub = Hub(Socket(path=path, **limits), source)
-        await hub.listen(path)
+        hub = Counting(FrontSettings(configured=ALL, **limits), source)
+        await hub.listen(bind_unix(path, None))
         peers: list[Peer] = []
 
         async def connect() -> Peer:
@@ -89,29 +115,9 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
             for peer in peers:
                 peer.writer.close()
             await hub.close()
-        assert not path.exists()
         assert hub.clients == set()
 
     asyncio.run(run())
-
-
-def test_a_group_that_the_socket_cannot_be_given_to_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a service that lacks CAP_CHOWN: played."""
-
-    def refuse(_path: Path, _group: int | None) -> None:
-        raise PermissionError(1, "not permitted")
-
-    async def scenario(hub: Hub, _connect: Connect) -> None:
-        before = hub.limits
-        monkeypatch.setattr("qmond.server.admit", refuse)
-        other = Socket(path=before.path, group="games", max_clients=1)
-        with pytest.raises(ConfigError, match=r"socket.group: .*games's: not permitted"):
-            hub.configure(other, 0)
-        assert (hub.limits, hub.source.configured) == (before, ALL)
-
-    play(tmp_path / "sock", scenario)
 
 
 def test_greets_answers_and_streams(tmp_path: Path) -> None:
@@ -210,24 +216,32 @@ def test_a_slow_client_loses_whole_lines_and_is_told_how_many(tmp_path: Path) ->
 def test_a_client_that_only_asks_is_cut_off(tmp_path: Path) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
         peer = await connect()
+
+        async def look_after() -> None:
+            while True:
+                hub.check()
+                await asyncio.sleep(0.1)
+
+        looking = asyncio.create_task(look_after())
         with pytest.raises((ConnectionError, BrokenPipeError)):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     peer.writer.write(b'{"op":"status"}\n' * 1000)
                     await peer.writer.drain()
+        looking.cancel()
         assert hub.clients == set()
 
-    play(tmp_path / "s", scenario, client_buffer=65536)
+    play(tmp_path / "s", scenario, client_buffer=65536, client_timeout=1)
 
 
-def numbered(first: int, last: int) -> Encoder:
+def numbered(first: int, last: int) -> Frame:
     """Return a batch of lines with these numbers."""
     encoder = Encoder(seq=first)
     for number in range(first, last + 1):
         row = {"event": "READ", "pid": number % 3, "fd": number, "buf": "secret", "seq": number}
         text = json.dumps(row, separators=(",", ":")).encode() + b"\n"
         encoder.append(text, NUMBER["READ"], number % 3, number % 3)
-    return encoder
+    return framed(encoder)
 
 
 async def seqs(peer: Peer, count: int) -> list[int]:
@@ -363,8 +377,9 @@ def test_a_client_that_never_reads_is_cut_off_at_a_lines_end(tmp_path: Path) -> 
         for number in range(2000):
             hub.broadcast(line("READ", number, size=1000))
         (client,) = hub.clients
-        client.check(time.monotonic() + 29)
         hub.check()
+        client.check(time.monotonic() + 29)
+        assert hub.clients == {client}
         client.check(time.monotonic() + 31)
         rows = [json.loads(row) for row in (await peer.reader.read()).splitlines()]
         assert rows[-1]["error"]["class"] == "TooSlow"

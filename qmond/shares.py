@@ -1,0 +1,64 @@
+"""How much of something each user has had lately: who has used up a share waits for more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["Bucket", "Shares"]
+
+_KEPT: Final = 1024
+"""Users that are remembered."""
+
+
+class Bucket:
+    """So much a second, and `most` at once."""
+
+    def __init__(
+        self, rate: float, most: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._most = self._room = most
+        self._clock = clock
+        self._moment = clock()
+
+    @property
+    def room(self) -> float:
+        """How much there is; less than nothing where more was spent."""
+        now = self._clock()
+        self._room = min(self._most, self._room + (now - self._moment) * self._rate)
+        self._moment = now
+        return self._room
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing was spent lately."""
+        return self.room >= self._most
+
+    def spend(self, amount: float) -> None:
+        """Take something out, even where there is less."""
+        self._room = self.room - amount
+
+    def wait(self, amount: float = 0) -> float:
+        """Return the seconds until there is so much."""
+        return max(0.0, (amount - self.room) / self._rate)
+
+
+class Shares:
+    """A bucket for each user."""
+
+    def __init__(
+        self, rate: float, most: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._make: Callable[[], Bucket] = lambda: Bucket(rate, most, clock)
+        self._buckets: dict[int, Bucket] = {}
+
+    def __getitem__(self, uid: int) -> Bucket:
+        found = self._buckets.get(uid)
+        if found is None:
+            if len(self._buckets) >= _KEPT:
+                left = [(of, one) for of, one in self._buckets.items() if not one.is_full]
+                self._buckets = dict(left)
+            found = self._buckets[uid] = self._make()
+        return found
