@@ -112,13 +112,14 @@ class Core(asyncio.Protocol):
             await asyncio.sleep(self._pace.wait(1))
             self._pace.spend(1)
         self._number += 1
+        number = self._number
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[self._number] = waiting
+        self._waiting[number] = waiting
         try:
-            self.send(question(Question(self._number, op, dict(args))))
+            self.send(question(Question(number, op, dict(args))))
             async with asyncio.timeout(_PATIENCE):
                 return await waiting
         except TimeoutError as error:
             raise ProtocolError(f"no answer for {_PATIENCE} s") from error
         finally:
-            self._waiting.pop(self._number, None)
+            self._waiting.pop(number, None)

@@ -298,6 +298,7 @@ class Fronting:
             pass_fds=inherited,
             env=environment,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
             **who,
