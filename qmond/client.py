@@ -27,8 +27,8 @@ __all__ = ["DEFAULT_SOCKET", "AsyncClient", "Choice", "Client"]
 
 DEFAULT_SOCKET: Final = Path("/run/qmond/qmond.sock")
 _PROTOCOL: Final = 1
-_LINE_MAX: Final = 1 << 20
-"""Bytes; no line of the daemon's is as long."""
+_LINE_MAX: Final = 8 << 20
+"""Bytes; no line of the daemon's is as long: an answer has at most 4 MiB, and says what was cut."""
 _MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
 """How what is no event begins; no event has such a key."""
 
@@ -77,6 +77,8 @@ class Client:
             raise _unreachable(self._path, error) from error
         self._stream = self._socket.makefile("rb")
         self._requests = 0
+        self.truncated = False
+        """Whether the last answer was cut: there was more than an answer may be long."""
         self.about: dict[str, Any]
         """Who the daemon is: version, boot_id, capabilities, oldest and newest line."""
         try:
@@ -156,11 +158,12 @@ class Client:
             line = self._stream.readline(_LINE_MAX)
         except OSError as error:
             raise _hung_up(self._path) from error
-        return _answered(self._path, line)
+        found, self.truncated = _answered(self._path, line)
+        return found
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            for line in self._stream:
+            while line := self._stream.readline(_LINE_MAX):
                 if _is_end(self._path, line):
                     return
                 yield line.rstrip(b"\n")
@@ -174,6 +177,8 @@ class AsyncClient:
     def __init__(self, path: Path | None = None) -> None:
         self._path = _where(path)
         self._requests = 0
+        self.truncated = False
+        """Whether the last answer was cut: there was more than an answer may be long."""
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self.about: dict[str, Any] = {}
@@ -190,6 +195,9 @@ class AsyncClient:
             raise _unreachable(self._path, error) from error
         try:
             self.about = _greeted(self._path, await self._reader.readline())
+        except ValueError as error:  # of asyncio, for what is longer than the limit
+            await self.close()
+            raise _too_long(self._path) from error
         except OSError as error:
             await self.close()
             raise _hung_up(self._path) from error
@@ -227,6 +235,8 @@ class AsyncClient:
                 yield line.rstrip(b"\n")
         except OSError as error:
             raise _hung_up(self._path) from error
+        except ValueError as error:  # of asyncio, for what is longer than the limit
+            raise _too_long(self._path) from error
 
     async def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
         """Ask for anything, and return the answer. Raises RequestError, ProtocolError."""
@@ -236,7 +246,10 @@ class AsyncClient:
             line = await self._reader.readline()
         except OSError as error:
             raise _hung_up(self._path) from error
-        return _answered(self._path, line)
+        except ValueError as error:  # of asyncio, for what is longer than the limit
+            raise _too_long(self._path) from error
+        found, self.truncated = _answered(self._path, line)
+        return found
 
 
 # ---- the protocol, for both ----------------------------------------------------------------------
@@ -276,16 +289,23 @@ def _greeted(path: Path, line: bytes) -> dict[str, Any]:
     return about
 
 
-def _answered(path: Path, line: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def _too_long(path: Path) -> ProtocolError:
+    return ProtocolError(f"{path}: the daemon sent a line of more than {_LINE_MAX >> 20} MiB")
+
+
+def _answered(path: Path, line: bytes) -> tuple[Any, bool]:
+    """Return an answer, and whether it was cut."""
     message = _message(path, line)
     if "ok" not in message:
         raise ProtocolError(f"{path}: the daemon gave no answer: {line[:100]!r}")
-    return message["ok"]
+    return message["ok"], message.get("truncated") is True
 
 
 def _is_end(path: Path, line: bytes) -> bool:
     """Say whether events end here. Raises RequestError, ProtocolError where that is no good end."""
     if not line.endswith(b"\n"):
+        if len(line) >= _LINE_MAX:
+            raise _too_long(path)
         raise ProtocolError(f"{path}: the daemon hung up in the middle of a line")
     if not line.startswith(_MESSAGES):
         return False
@@ -299,6 +319,8 @@ def _is_end(path: Path, line: bytes) -> bool:
 def _message(path: Path, line: bytes) -> dict[str, Any]:
     if not line:
         raise ProtocolError(f"{path}: the daemon hung up")
+    if len(line) >= _LINE_MAX:
+        raise _too_long(path)
     try:
         message = json.loads(line)
     except ValueError as error:

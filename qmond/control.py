@@ -59,8 +59,10 @@ def parse(line: bytes) -> Question | Beat:
     if "beat" in message:
         return _beat(message["beat"])
     number, op, args = message.get("id"), message.get("op"), message.get("args")
-    if type(number) is not int or not 0 <= number < _MOST or op not in OPS:
+    if type(number) is not int or not 0 <= number < _MOST:
         raise ValueError("no question")
+    if not isinstance(op, str) or op not in OPS:
+        raise ValueError("there is no such question")
     if not isinstance(args, dict):
         raise ValueError("no arguments")
     return Question(number, op, args)

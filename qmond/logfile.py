@@ -116,12 +116,25 @@ def open_directory(directory: Path, group: int | None) -> None:
             os.chown(directory, -1, group)
     except FileExistsError:
         found = directory.stat()
+        if group is not None:
+            _give(directory, group)
         if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
             raise LogError(
                 f"{directory}: others than root may write there (owner {found.st_uid}, "
                 f"mode {found.st_mode & 0o7777:04o}), and could put files in place of the log's",
                 hint=f"chown root and chmod {_DIRECTORY_MODE:o} it, or give another log.dir",
             ) from None
+
+
+def _give(directory: Path, group: int) -> None:
+    """Let a group read what is there already, as far as that is ours to give."""
+    for path in [directory, *directory.glob("events-*")]:
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            if found.st_gid != group and found.st_uid == os.geteuid():
+                os.chown(path, -1, group, follow_symlinks=False)
+            if path == directory and found.st_mode & 0o050 != 0o050:
+                path.chmod(stat.S_IMODE(found.st_mode) | 0o050)
 
 
 def open_live(path: Path, group: int | None, *, new: bool = False) -> int:

@@ -1,6 +1,7 @@
 """The client against peers that are no good daemon."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -26,7 +27,11 @@ def peer(path: Path, *answers: bytes) -> Iterator[None]:
 
         def serve() -> None:
             connection, _ = listener.accept()
-            with connection, connection.makefile("rb") as requests:
+            with (
+                contextlib.suppress(ConnectionError),
+                connection,
+                connection.makefile("rb") as requests,
+            ):
                 connection.sendall(answers[0])
                 for answer in answers[1:]:
                     requests.readline()
@@ -114,3 +119,43 @@ def test_no_daemon_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("QMOND_SOCKET", str(tmp_path / "by-name"))
     with pytest.raises(QmondError, match="by-name"):
         Client()
+
+
+def test_an_answer_may_have_megabytes_and_says_what_was_cut(tmp_path: Path) -> None:
+    rows = b"[" + b",".join([b'{"pid":1,"argv":["%b"]}' % (b"x" * 1000)] * 3500) + b"]"
+    assert len(rows) > 3 << 20
+    answer = b'{"id":1,"ok":%b,"truncated":true}\n' % rows
+    with (
+        peer(tmp_path / "s", HELLO, answer, b'{"id":2,"ok":1}\n'),
+        Client(tmp_path / "s") as client,
+    ):
+        assert len(client.ps()) == 3500
+        assert client.truncated
+        client.status()
+        assert not client.truncated
+
+    async def ask() -> int:
+        async with AsyncClient(tmp_path / "t") as client:
+            found = await client.ps()
+            assert client.truncated
+            return len(found)
+
+    with peer(tmp_path / "t", HELLO, answer):
+        assert asyncio.run(ask()) == 3500
+
+
+def test_a_line_beyond_all_bounds_is_told_as_that(tmp_path: Path) -> None:
+    endless = b'{"id":1,"ok":"' + b"x" * (9 << 20)
+
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "t") as client:
+            await client.ps()
+
+    with (
+        peer(tmp_path / "s", HELLO, endless),
+        Client(tmp_path / "s") as client,
+        pytest.raises(ProtocolError, match="more than 8 MiB"),
+    ):
+        client.ps()
+    with peer(tmp_path / "t", HELLO, endless), pytest.raises(ProtocolError, match="more than 8"):
+        asyncio.run(ask())

@@ -20,6 +20,7 @@ from qmond.feeds import Joint
 from qmond.logfile import Position
 from qmond.server import Hub
 from qmond.settings import FrontSettings
+from qmond.shares import Shares
 from qmond.verbs import Answer, Asked, Verb
 
 ALL = (1 << len(NUMBER)) - 1
@@ -388,6 +389,155 @@ def test_a_client_that_never_reads_is_cut_off_at_a_lines_end(tmp_path: Path) -> 
         assert rows[-2]["count"] == 2000 - (len(rows) - 2)
 
     play(tmp_path / "s", scenario, client_buffer=65536)
+
+
+def test_a_batch_larger_than_the_buffer_comes_as_far_as_it_fits(tmp_path: Path) -> None:
+    """One that is never taken whole would leave its client without any line for ever."""
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        await peer.ask('{"op":"tail"}')
+        hub.broadcast(batch(*(("READ", number, 1000) for number in range(800))))
+        pids: list[int] = []
+        dropped = 0
+        while len(pids) + dropped < 800:
+            row = await peer.get()
+            if row["event"] == "DROPPED":
+                dropped += row["count"]
+            else:
+                pids.append(row["pid"])
+        assert pids[:50] == list(range(50))
+        assert dropped == 800 - len(pids)
+        hub.broadcast(line("READ", 7))
+        assert (await peer.get())["pid"] == 7
+
+    play(tmp_path / "s", scenario, client_buffer=65536)
+
+
+def test_who_reads_slowly_and_steadily_is_not_cut_off(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        await peer.ask('{"op":"tail"}')
+        hub.broadcast(batch(*(("READ", number, 900) for number in range(1000))))
+        for _ in range(4):
+            hub.broadcast(batch(*(("READ", number, 900) for number in range(1000))))
+        now, (client,) = time.monotonic(), hub.clients
+        for second in range(120):
+            await peer.reader.readexactly(10_000)
+            await asyncio.sleep(0)
+            client.check(now + second)
+        assert client.describe()["buffered"] > LIMIT // 2
+        assert not client._transport.is_closing()
+
+    play(tmp_path / "s", scenario, client_buffer=LIMIT)
+
+
+def test_root_gets_in_whoever_else_is_there(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        real, uids = hub.rights, iter([*[1000] * 6, *[1001] * 6, *[1002] * 6, *[1003] * 6, 0, 0])
+
+        def rights(peer: Any) -> Rights:
+            object.__setattr__(peer, "uid", next(uids))
+            real(peer)
+            return Rights(ask=True, content=False, control=peer.uid == 0)
+
+        setattr(hub, "rights", rights)  # noqa: B010
+        greeted = [("qmond" in await (await connect()).get()) for _ in range(26)]
+        assert greeted[:6] == [True] * 4 + [False] * 2, "a quarter for one user"
+        assert sum(greeted[:24]) == 14, "and places that are root's"
+        assert greeted[24:] == [True, True]
+
+    play(tmp_path / "s", scenario, max_clients=16)
+
+
+def test_one_who_asks_without_end_leaves_the_others_their_turn(tmp_path: Path) -> None:
+    async def scenario(_hub: Hub, connect: Connect) -> None:
+        flooding, other = await connect(), await connect()
+        await flooding.get()
+        await other.get()
+        flooding.writer.write(b'{"op":"status"}\n' * 100_000)
+        flooded = asyncio.create_task(flooding.reader.read())
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        for _ in range(5):
+            await other.ask('{"op":"status"}')
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 20
+        flooding.writer.transport.abort()
+        await asyncio.gather(flooded, return_exceptions=True)
+
+    play(tmp_path / "s", scenario)
+
+
+def test_rights_that_are_gone_are_gone_at_once(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        plain, filtered = await connect(), await connect()
+        for peer, args in ((plain, {}), (filtered, {"where": "fd >= 0"})):
+            await peer.get()
+            assert await peer.ask(json.dumps({"op": "tail", "args": args})) == {"ok": {}}
+        hub.broadcast(numbered(1, 1))
+        assert (await plain.get())["buf"] == "secret"
+        assert (await filtered.get())["buf"] == "secret"
+        setattr(hub, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
+        hub.configure(hub.limits)
+        hub.broadcast(numbered(2, 2))
+        assert "buf" not in await plain.get()
+        assert "what you may see has changed" in (await filtered.get())["end"]["reason"]
+        setattr(hub, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
+        hub.configure(hub.limits)
+        for peer in (plain, filtered):
+            assert (await peer.get())["error"]["class"] == "Forbidden"
+            assert await peer.reader.read() == b""
+
+    play(tmp_path / "s", scenario)
+
+
+def test_an_expression_that_never_ends_ends_its_reader(tmp_path: Path) -> None:
+    many = "[" + ",".join(["1"] * 120) + "]"
+    endless = f"{many}.all(a,{many}.all(b,{many}.all(c,{many}.all(d,{many}.all(e,a+b+c+d+e>0)))))"
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        request = {"id": 3, "op": "tail", "args": {"where": endless}}
+        assert await peer.ask(json.dumps(request)) == {"id": 3, "ok": {}}
+        hub.broadcast(numbered(1, 1))
+        reason = (await peer.get())["end"]["reason"]
+        assert reason == "`where` took more than 1 s of CPU time for one line"
+        assert "ok" in await peer.ask('{"op":"status"}')
+
+    play(tmp_path / "s", scenario)
+
+
+def test_lines_without_numbers_that_a_reader_does_not_get_are_counted(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        assert await peer.ask('{"op":"tail","args":{"where":"fd >= 0"}}') == {"ok": {}}
+        for first in range(1, 40001, 1000):
+            hub.broadcast(numbered(first, first + 999))
+        got = dropped = 0
+        while got + dropped < 40000:
+            row = await peer.get()
+            assert row["event"] != "GAP"
+            got, dropped = (
+                (got, dropped + row["count"]) if row["event"] == "DROPPED" else (got + 1, dropped)
+            )
+        assert dropped > 0
+
+    play(tmp_path / "s", scenario, client_buffer=65536, numbered=False)
+
+
+def test_shares_are_each_users_own() -> None:
+    now = 0.0
+    shares = Shares(0.5, 1.0, lambda: now)
+    shares[1].spend(2.0)
+    assert shares[1].wait() == 2.0
+    assert shares[2].wait() == 0.0
+    now = 3.0
+    assert shares[1].wait() == 0.0
 
 
 def test_one_lock_at_a_time_and_no_file_left(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from qmond.client import Client
 from qmond.ctl.text import age, columns, json_text, printable
 
-__all__ = ["add_arguments", "render", "run", "what"]
+__all__ = ["add_arguments", "render", "run", "warn_of_cut", "what"]
 
 _HEAD = ("PID", "PPID", "UID", "ARCH", "LAUNCH", "AGE", "EV/S", "EVENTS", "ALLOC", "GUEST")
 _RIGHT = (0, 1, 2, 5, 6, 7)
@@ -29,8 +29,15 @@ def run(options: argparse.Namespace) -> int:
     """Print the list."""
     with Client(options.socket) as client:
         processes = client.ps()
+        warn_of_cut(client)
     sys.stdout.write(json_text(processes) if options.json else render(processes))
     return 0
+
+
+def warn_of_cut(client: Client) -> None:
+    """Say so where there are more processes than an answer has room for."""
+    if client.truncated:
+        sys.stderr.write("qmonctl: there are more processes than an answer has room for\n")
 
 
 def what(process: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qmond.client import Client
-from qmond.ctl.ps import what
+from qmond.ctl.ps import warn_of_cut, what
 from qmond.ctl.text import age, json_text, printable
 
 __all__ = ["add_arguments", "grow", "render", "run"]
@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the tree."""
     with Client(options.socket) as client:
         roots = grow(client.ps())
+        warn_of_cut(client)
     sys.stdout.write(json_text(roots) if options.json else render(roots))
     return 0
 
