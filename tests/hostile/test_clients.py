@@ -1,0 +1,217 @@
+"""Local users, and a front that has gone over to them, against a real daemon.
+
+Beside a guest whose writes are counted: each attack may cost at most one of a hundred of them.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Build, StartQmond
+from harness import PATIENCE, QMONCTL, Qmond, counting, wait_until
+
+from qmond.client import Client
+from qmond.errors import QmondError
+
+pytestmark = pytest.mark.root
+
+GAMES = ["setpriv", "--reuid=65534", "--regid=65534", "--groups=60"]
+NUMBERS = 100_000
+FLOOD = """
+import socket, sys, threading, time
+end = time.monotonic() + float(sys.argv[2])
+def ask():
+    try:
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(1)
+        while time.monotonic() < end:
+            try:
+                s.sendall(b'{"op":"status"}\\n{"op":"ps"}\\n{"op":"tree"}\\n' * 200)
+                s.recv(1 << 20)
+            except TimeoutError: pass
+    except OSError: pass
+threads = [threading.Thread(target=ask) for _ in range(32)]
+[t.start() for t in threads]; [t.join() for t in threads]
+"""
+TAILS = """
+import json, socket, sys, time
+end = time.monotonic() + float(sys.argv[2])
+open_ = []
+for at in range(64):
+    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); open_.append(s)
+    pids = list(range(at, 7200 * 3 + at, 3))
+    try:
+        for count in (7200, 1024):
+            args = {"pids": pids[:count]}
+            s.sendall(json.dumps({"op": "tail", "args": args}).encode() + b"\\n")
+    except OSError: pass
+time.sleep(max(0, end - time.monotonic()))
+"""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Give a folder that everybody may look into."""
+    with tempfile.TemporaryDirectory(prefix="qmond-clients-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def daemon_for(qmond: StartQmond, folder: Path, **more: Any) -> Qmond:
+    socket = {"path": str(folder / "qmond.sock"), "group": "games", "payload_group": "audio"}
+    return qmond(socket=socket | more)
+
+
+@contextlib.contextmanager
+def attacked(daemon: Qmond, program: str, seconds: float) -> Iterator[None]:
+    command = [*GAMES, "/usr/bin/python3", "-c", program, str(daemon.socket), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("program", [FLOOD, TAILS], ids=["flood", "tails"])
+def test_what_clients_do_costs_no_event_and_root_gets_in(
+    qmond: StartQmond, build: Build, open_folder: Path, program: str
+) -> None:
+    daemon = daemon_for(qmond, open_folder)
+    storm = ["qemu-aarch64-static", str(build("count", "aarch64")), str(NUMBERS)]
+    with attacked(daemon, program, 30):
+        wait_until(lambda: daemon.status()["connected"] > 8)
+        with subprocess.Popen(storm) as guest:
+            began = time.monotonic()
+            with Client(daemon.socket) as client:
+                assert client.request("reload") == {"restart": []}
+            assert time.monotonic() - began < 10
+        assert guest.returncode == 0
+        assert daemon.status()["connected"] <= 64 // 4 + 8
+    events = daemon.stop()
+    written = sum(e.get("event") == "WRITE" and e["pid"] == guest.pid for e in events)
+    assert written >= NUMBERS * 0.99
+    assert events[-1]["totals"]["WRITE"]["lost"] <= NUMBERS * 0.01
+
+
+def test_an_endless_expression_ends(qmond: StartQmond, build: Build, open_folder: Path) -> None:
+    daemon = daemon_for(qmond, open_folder)
+    many = "[" + ",".join(["1"] * 120) + "]"
+    endless = f"{many}.all(a,{many}.all(b,{many}.all(c,{many}.all(d,{many}.all(e,a+b+c+d+e>0)))))"
+    command = [*GAMES, str(QMONCTL), "--socket", str(daemon.socket), "tail", "--where", endless]
+    asking = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until(lambda: any(client["tailing"] for client in daemon.status()["clients"]))
+    subprocess.run(["qemu-aarch64-static", build("count", "aarch64"), "3"], check=True)
+    _, said = asking.communicate(timeout=PATIENCE)
+    assert b"took more than 1 s of CPU time for one line" in said
+
+
+def test_the_front_is_nobody_with_nothing(qmond: StartQmond, open_folder: Path) -> None:
+    daemon = daemon_for(qmond, open_folder)
+    pid = daemon.status()["front"]["pid"]
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if ":\t" in line
+    )  # fmt: skip
+    assert set(status["Uid"].split()) == {"60999"}
+    assert set(status["Gid"].split()) == {"29"}
+    assert status["Groups"].split() == []
+    assert {int(status[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert os.stat(f"/proc/{pid}/environ").st_uid == 0, "it is not dumpable"
+    assert b"qmond.front" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    daemon.kill()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_another_front_comes_and_nothing_is_missed(
+    qmond: StartQmond, build: Build, open_folder: Path, number: signal.Signals
+) -> None:
+    daemon = daemon_for(qmond, open_folder)
+    command = [str(QMONCTL), "--socket", str(daemon.socket), "tail", "--follow=retry"]
+    with (
+        subprocess.Popen(
+            [*command, "--last", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as tail,
+        counting(build("count", "aarch64"), some=20) as guest,
+    ):
+        got: list[bytes] = []
+        assert tail.stdout is not None
+        reading = threading.Thread(target=got.extend, args=(tail.stdout,))
+        reading.start()
+        wait_until(lambda: len(got) > 100)
+        for _ in range(2 if number == signal.SIGKILL else 1):
+            front = daemon.status()["front"]
+            os.kill(front["pid"], number)
+
+            def is_another(before: int = front["starts"]) -> bool:
+                with contextlib.suppress(QmondError, ValueError, subprocess.TimeoutExpired):
+                    found: int = daemon.status()["front"]["starts"]
+                    return found > before
+                return False
+
+            wait_until(is_another)
+            wait_until(lambda count=len(got) + 100: len(got) > count)  # type: ignore[misc]
+        guest.end()
+        newest = daemon.stop()[-1]["seq"]
+        wait_until(lambda: json.loads(got[-1])["seq"] >= newest)
+        tail.terminate()
+        reading.join()
+    numbers = [json.loads(line)["seq"] for line in got]
+    assert numbers == list(range(numbers[0], newest + 1))
+
+
+HOSTILE = """
+import os, runpy, socket, sys, time
+if sys.argv[0].endswith("front.py") or "qmond.front" in sys.orig_argv:
+    control = socket.socket(fileno=int(sys.orig_argv[-5]))
+
+    while True:
+        try: control.send(%r)
+        except OSError: os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        os.urandom(4096),
+        b'{"id":1,"op":"ps","args":{}}\n' * 1000,
+        b'{"id":1,"op":"rotate","args":{}}\n' * 3,
+        b"x" * 65536,
+    ],
+    ids=["noise", "flood", "rotate", "endless"],
+)
+def test_a_front_that_has_gone_over_cannot_disturb_the_core(
+    qmond: StartQmond, build: Build, open_folder: Path, said: bytes
+) -> None:
+    """Whatever each new front says, and however often it is replaced, no event is lost."""
+    hostile = open_folder / "sitecustomize.py"
+    hostile.write_text(HOSTILE % said)
+    path = f"{open_folder}:" + os.environ.get("PYTHONPATH", "")
+    patch = f"import os; os.environ.update(PYTHONPATH={path!r})"
+    patch += "\nimport qmond.fronting; qmond.fronting._PAUSES = (0.1, 0.2)"
+    daemon = qmond(
+        patch=patch,
+        socket={"path": str(open_folder / "qmond.sock")},
+    )
+    storm = ["qemu-aarch64-static", str(build("count", "aarch64")), str(NUMBERS)]
+    subprocess.run(storm, check=True)
+    heard = daemon.heard
+    beats = heard.count("WATCHDOG=1")
+    wait_until(lambda: heard.count("WATCHDOG=1") > beats + 2)
+    events = daemon.stop()
+    totals = events[-1]["totals"]["WRITE"]
+    assert totals["lost"] <= NUMBERS * 0.01
+    assert totals["written"] >= NUMBERS * 0.99
+    assert len(list(daemon.log.glob("events-*"))) <= 25
+    told = daemon.log.with_name("stderr")
+    assert "it does not keep to the rules" in told.read_text()
