@@ -159,7 +159,7 @@ def test_another_front_comes_and_nothing_is_missed(
                 return False
 
             wait_until(is_another)
-            wait_until(lambda count=len(got) + 100: len(got) > count)  # type: ignore[misc]
+            has_more(got)
         guest.end()
         newest = daemon.stop()[-1]["seq"]
         wait_until(lambda: json.loads(got[-1])["seq"] >= newest)
@@ -167,6 +167,12 @@ def test_another_front_comes_and_nothing_is_missed(
         reading.join()
     numbers = [json.loads(line)["seq"] for line in got]
     assert numbers == list(range(numbers[0], newest + 1))
+
+
+def has_more(got: list[bytes]) -> None:
+    """Wait until a hundred lines more have come."""
+    count = len(got) + 100
+    wait_until(lambda: len(got) > count)
 
 
 HOSTILE = """
