@@ -94,8 +94,10 @@ def bind_unix(path: Path, group: int | None) -> socket.socket:
 
 
 def admit(path: Path, group: int | None) -> None:
-    """Let a group, if there is one, connect to a socket. Raises OSError."""
-    if group is not None:
+    """Let a group connect to a socket, and nobody else; None: no group. Raises OSError."""
+    if group is None:
+        path.chmod(0o600)
+    else:
         os.chown(path, -1, group)
         path.chmod(0o660)
 

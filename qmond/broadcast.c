@@ -96,8 +96,8 @@ uint64_t qmond_share_put(struct qmond_share *share, uint64_t size, const struct 
 		__atomic_thread_fence(__ATOMIC_RELEASE);
 		share_write(data, size, to, &frame, sizeof(frame));
 		for (uint64_t row = at; row < next; row++) {
-			struct qmond_entry entry = { lines[row].offset - begin, lines[row].event, lines[row].pid,
-						     lines[row].other };
+			uint32_t offset = (uint32_t)(lines[row].offset - begin); /* of a batch: below 2 MiB */
+			struct qmond_entry entry = { offset, lines[row].event, lines[row].pid, lines[row].other };
 			share_write(data, size, to + sizeof(frame) + (row - at) * sizeof(entry), &entry, sizeof(entry));
 		}
 		uint64_t behind = to + sizeof(frame) + frame.lines * sizeof(struct qmond_entry);
@@ -199,5 +199,5 @@ uint64_t qmond_frame_select(const unsigned char *bytes, uint64_t mask, const uin
 		to += end - entry->offset;
 		++*chosen;
 	}
-	return to - begin;
+	return (uint64_t)(to - begin);
 }

@@ -137,7 +137,7 @@ class Frame:
     def data(self) -> memoryview:
         """All of them."""
         begin = ffi.sizeof("struct qmond_frame") + len(self) * ffi.sizeof("struct qmond_entry")
-        return memoryview(ffi.buffer(self._buffer + begin, self._c.text))
+        return memoryview(ffi.buffer(self._buffer))[begin : begin + self._c.text]
 
     def select(self, mask: int, pids: Pids | None = None) -> tuple[bytes, int]:
         """Return the lines of events whose bits are in `mask` and of these processes: their number.

@@ -83,8 +83,12 @@ class Core(asyncio.Protocol):
     # ---- what the front does -------------------------------------------------------------------
 
     async def first_settings(self) -> bytes:
-        """Return the settings that the core tells at first, in JSON."""
-        return await self._settings
+        """Return the settings that the core tells at first, in JSON. Raises ProtocolError."""
+        either: list[asyncio.Future[Any]] = [self._settings, self._ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._settings.done():
+            raise ProtocolError("the core ended before it said anything")
+        return self._settings.result()
 
     async def ended(self) -> bool:
         """Wait for the end; says whether the core wants clients to have what is theirs."""

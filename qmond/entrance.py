@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from qmond.access import admit, bind_unix, group_id
+from qmond.access import admit, bind_unix, group_id, is_dead
 from qmond.config import Socket
 from qmond.errors import ConfigError, QmondError
 
 __all__ = ["Entrance"]
 
 _log = logging.getLogger(__name__)
+
+_LOOK: Final = 1
+"""Seconds between two looks whether clients can connect."""
 
 
 class Entrance:
@@ -24,17 +30,43 @@ class Entrance:
     def __init__(self, path: Path, limits: Socket, given: int | None = None) -> None:
         """Bind it. Raises QmondError."""
         self._path = path
+        self._group = limits.group
+        self._backlog = limits.max_clients
         self._is_ours = given is None
         try:
-            if given is None:
-                path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-                self.listener = bind_unix(path, group_id(limits.group))
-                self._say_who_may(limits.group)
-            else:
-                self.listener = socket.socket(fileno=given)
-            self.listener.listen(limits.max_clients)
+            self.listener = self._bind() if given is None else socket.socket(fileno=given)
+            self.listener.listen(self._backlog)
         except OSError as error:
             raise QmondError(f"{path}: {error.strerror}") from error
+        if given is None:
+            self._say_who_may()
+
+    def _bind(self) -> socket.socket:
+        self._path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
+        return bind_unix(self._path, group_id(self._group))
+
+    async def keep_open(self, renewed: Callable[[socket.socket], None]) -> None:
+        """Bind it anew where it was shut down, until cancelled.
+
+        Whoever has a listening socket, too, can do that to it: a front that a client took over.
+        """
+        while True:
+            await asyncio.sleep(_LOOK)
+            if not is_dead(self.listener):
+                continue
+            if not self._is_ours:
+                _log.error("%s was shut down: systemctl restart qmond.socket", self._path)
+                return
+            _log.error("%s was shut down, and is bound anew", self._path)
+            try:
+                listener = self._bind()
+                listener.listen(self._backlog)
+            except OSError as error:
+                _log.error("%s: %s", self._path, error.strerror)
+                continue
+            self.listener.close()
+            self.listener = listener
+            renewed(listener)
 
     def admit(self, group: str) -> None:
         """Let another group connect. Raises ConfigError, and then nothing has changed."""
@@ -45,11 +77,12 @@ class Entrance:
         except OSError as error:
             fault = f"socket.group: {self._path} cannot be {group}'s: {error.strerror}"
             raise ConfigError([fault]) from error
-        self._say_who_may(group)
+        self._group = group
+        self._say_who_may()
 
-    def _say_who_may(self, group: str) -> None:
-        if group_id(group) is None:
-            _log.info("there is no group %s: only root may connect", group)
+    def _say_who_may(self) -> None:
+        if group_id(self._group) is None:
+            _log.info("there is no group %s: only root may connect", self._group)
 
     def close(self) -> None:
         """Remove the socket, where it is the daemon's own."""

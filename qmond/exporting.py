@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from qmond.access import bind_unix
+from qmond.access import bind_unix, is_dead
 from qmond.config import Metrics as Config
 
 __all__ = ["listening", "write_forever", "write_whole"]
@@ -30,13 +30,28 @@ _BACKLOG: Final = 8
 async def listening(
     address: str | None, group: int | None, ready: Callable[[socket.socket], None]
 ) -> None:
-    """Have `ready` get a socket that listens there, now or later; it goes at the end of this."""
-    if address is None:
-        return
+    """Have `ready` get a socket that listens there, now or later, and anew where it is shut down.
+
+    It goes at the end of this.
+    """
+    while address is not None:
+        listener = await _listener(address, group)
+        _log.info("metrics: %s", address)
+        try:
+            ready(listener)
+            while not is_dead(listener):
+                await asyncio.sleep(_RETRY)
+        finally:
+            listener.close()
+            if address.startswith("unix:"):
+                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+async def _listener(address: str, group: int | None) -> socket.socket:
     told = False
     while True:
         try:
-            listener = _listen(address, group)
+            return _listen(address, group)
         except OSError as error:
             if not told:
                 _log.warning(
@@ -47,16 +62,6 @@ async def listening(
                 )
             told = True
             await asyncio.sleep(_RETRY)
-        else:
-            break
-    _log.info("metrics: %s", address)
-    try:
-        ready(listener)
-        await asyncio.Event().wait()
-    finally:
-        listener.close()
-        if address.startswith("unix:"):
-            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
 
 
 async def write_forever(config: Config, text: Callable[[], bytes]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from qmond.errors import RequestError
+from qmond.escape import json_bytes
 from qmond.events import EVENTS, NUMBER, STREAM_ONLY
 from qmond.fields import Event, Form, exact
 from qmond.protocol import KEYS, Selection
@@ -91,7 +92,7 @@ class Filter:
         keys = self._selection.fields
         if keys is None:
             return line
-        return orjson.dumps({key: values[key] for key in values if key in keys}) + b"\n"
+        return json_bytes({key: values[key] for key in values if key in keys}) + b"\n"
 
     def _chosen(self, name: str, values: dict[str, Any]) -> bool:
         choice = self._selection

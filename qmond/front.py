@@ -32,11 +32,12 @@ from qmond.broadcast import Frames  # noqa: E402
 from qmond.clock import Anchor, wall_offset  # noqa: E402
 from qmond.control import Beat, beat  # noqa: E402
 from qmond.core import Core  # noqa: E402
+from qmond.errors import ProtocolError  # noqa: E402
 from qmond.feeds import Joint  # noqa: E402
 from qmond.history import History  # noqa: E402
 from qmond.logfile import Position  # noqa: E402
 from qmond.messages import flush, set_up  # noqa: E402
-from qmond.privilege import die_with_parent, drop_all  # noqa: E402
+from qmond.privileges import die_with_parent, drop_all  # noqa: E402
 from qmond.scrape import Exporter  # noqa: E402
 from qmond.server import Hub  # noqa: E402
 from qmond.settings import FrontSettings  # noqa: E402
@@ -214,9 +215,11 @@ async def _serve(control: int, handover: int, wake: int, lines: int, log: int) -
     loop = asyncio.get_running_loop()
     handed = Handed(socket.socket(fileno=handover))
     await loop.create_unix_connection(lambda: core, sock=socket.socket(fileno=control))
-    front = Front(
-        core, Frames(lines), FrontSettings.of(orjson.loads(await core.first_settings())), log
-    )
+    try:
+        settings = FrontSettings.of(orjson.loads(await core.first_settings()))
+    except ProtocolError:
+        return
+    front = Front(core, Frames(lines), settings, log)
     core.configure = lambda told: front.hub.configure(FrontSettings.of(orjson.loads(told)))
     await front.look_at_log()
 

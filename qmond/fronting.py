@@ -190,6 +190,8 @@ class Fronting:
 
     def give(self, name: str, listener: socket.socket) -> None:
         """Have the front serve on a socket, this one and each that comes after it."""
+        if name in self._given and self._channel:
+            self._channel.end(f"its socket {name} was shut down")
         self._given[name] = listener
         self._hand_over()
 
@@ -289,19 +291,16 @@ class Fronting:
         return channel.fault or f"status {status}"
 
     def _start(self, inherited: list[int]) -> subprocess.Popen[bytes]:
-        who: dict[str, Any] = {}
-        if self._identity:
-            who = {"user": self._identity.uid, "group": self._identity.gid, "extra_groups": []}
+        command = (*_FRONT, *map(str, inherited))
         environment = {name: text for name, text in os.environ.items() if name not in _PRIVATE}
         return subprocess.Popen(  # noqa: S603 - our own program
-            [*_FRONT, *map(str, inherited)],
+            self._identity.command(*command) if self._identity else command,
             pass_fds=inherited,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
-            **who,
         )
 
     def _reap(self) -> int | None:
@@ -312,8 +311,16 @@ class Fronting:
         for patience in (1, 5):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(patience)
-            process.kill()
+            self._kill(process)
         return None
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Send SIGKILL, as root or as the front's own user. It is not reaped: the ID is its own."""
+        if self._identity and os.geteuid():
+            words = self._identity.command("sh", "-c", 'kill -KILL "$1"', "sh", str(process.pid))
+            subprocess.run(words, check=False, timeout=5)  # noqa: S603 - our own words
+        else:
+            process.kill()
 
     def _hand_over(self) -> None:
         """Give the front the sockets that it serves on."""

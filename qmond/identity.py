@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import pwd
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from qmond.access import group_id
 from qmond.config import Config
+from qmond.privileges import is_permitted
 
 __all__ = ["Identity", "front_identity", "log_group"]
 
@@ -29,26 +29,36 @@ class Identity:
     uid: int
     gid: int
 
+    def command(self, *words: str) -> tuple[str, ...]:
+        """Return what runs a command as this user, without capabilities and other groups.
+
+        By setpriv(1): a process with ambient capabilities that changes its user would keep them.
+        """
+        return (
+            "setpriv",
+            f"--reuid={self.uid}",
+            f"--regid={self.gid}",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--ambient-caps=-all",
+            "--no-new-privs",
+            *words,
+        )
+
 
 def front_identity(config: Config) -> Identity | None:
     """Return who the front runs as; None where this process cannot make it another user."""
-    if not _may_change_user():
+    if not is_permitted(*_NEEDED):
         return None
     try:
         uid = pwd.getpwnam(_USER).pw_uid
     except KeyError:
         uid = _UNUSED
-    gid = group_id(config.socket.payload_group)
+    gid = group_id(config.log.group)
     return Identity(uid, _UNUSED if gid is None else gid)
 
 
 def log_group(config: Config) -> int | None:
     """Return the group that the log's files are given to, so that the front can read them."""
     identity = front_identity(config)
-    return identity.gid if identity else group_id(config.socket.group)
-
-
-def _may_change_user() -> bool:
-    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    held = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-    return all(int(held, 16) >> number & 1 for number in _NEEDED)
+    return identity.gid if identity else group_id(config.log.group)

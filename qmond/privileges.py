@@ -1,21 +1,24 @@
-"""What a process may: capabilities that it holds for others, and does not use itself.
+"""What a process may: capabilities that it holds for its children, or gives up for good.
 
-The kernel's interface: capset(2), capabilities(7).
+The kernel's interface: capset(2), capabilities(7), prctl(2).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-__all__ = ["lower"]
+__all__ = ["die_with_parent", "drop_all", "is_permitted", "lower"]
 
 _VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: include/uapi/linux/capability.h
 _HEADER: Final = Struct("=Ii")  # version, pid
 _SETS: Final = Struct("=IIIIII")  # effective, permitted, inheritable; then their upper halves
+_PDEATHSIG, _DUMPABLE, _NO_NEW_PRIVS, _AMBIENT = 1, 4, 38, 47  # include/uapi/linux/prctl.h
+_CLEAR_ALL: Final = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,6 +41,29 @@ def lower(works: Callable[[], object]) -> bool:
         _set(before)
         return False
     return True
+
+
+def is_permitted(*numbers: int) -> bool:
+    """Whether this process, or a child of it, can use all of these capabilities."""
+    permitted = _get()[1]
+    return all(permitted >> number & 1 for number in numbers)
+
+
+def drop_all() -> None:
+    """Give up every capability, and every way to get one; nobody may look into this process."""
+    _prctl(_NO_NEW_PRIVS, 1)
+    _prctl(_AMBIENT, _CLEAR_ALL)
+    _set((0,) * 6)
+    _prctl(_DUMPABLE, 0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the thread that started it has ended."""
+    _prctl(_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    _check(_libc.prctl(option, value, 0, 0, 0))
 
 
 def _get() -> tuple[int, ...]:

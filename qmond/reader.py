@@ -26,7 +26,7 @@ from qmond.errors import RequestError
 from qmond.filters import Filter
 from qmond.history import History
 from qmond.logfile import Position
-from qmond.privilege import die_with_parent
+from qmond.privileges import die_with_parent
 from qmond.protocol import Selection, parse_selection
 
 __all__ = ["CPU_MAX", "main"]

@@ -56,6 +56,7 @@ class Service:
         """Whether the kernel side goes on to the next daemon."""
         self._told = ""
         self._daemon: Daemon
+        self._entrance: Entrance
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises QmondError."""
@@ -73,16 +74,17 @@ class Service:
             self._daemon = daemon = await stack.enter_async_context(self._started())
             group, metrics = group_id(self._config.socket.group), self._config.metrics
 
-            def scraped(listener: socket.socket) -> None:
-                daemon.front.give("metrics", listener)
+            def give(name: str) -> Callable[[socket.socket], None]:
+                return lambda listener: daemon.front.give(name, listener)
 
             try:
                 async with asyncio.TaskGroup() as tasks:
                     work = [
                         tasks.create_task(daemon.drain_forever()),
+                        tasks.create_task(self._entrance.keep_open(give(_SOCKET))),
                         tasks.create_task(daemon.rounds.tick_forever()),
                         tasks.create_task(daemon.rounds.keep_house_forever(self._pulse)),
-                        tasks.create_task(listening(metrics.listen, group, scraped)),
+                        tasks.create_task(listening(metrics.listen, group, give("metrics"))),
                         tasks.create_task(write_forever(metrics, daemon.metrics.file)),
                     ]
                     _log.info(
@@ -149,7 +151,7 @@ class Service:
             kernel = await self._obtain(Options(ring=config.ring.size), handed)
             stack.callback(lambda: kernel.close(lend=self._lending))
             lower(kernel.probes.counters)  # the lookers have what they need, this process no more
-            entrance = Entrance(path, config.socket, given)
+            self._entrance = entrance = Entrance(path, config.socket, given)
             stack.callback(entrance.close)
             daemon = Daemon(config, kernel, log, self._reload, entrance.admit)
             stack.callback(daemon.close)

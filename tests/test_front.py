@@ -5,6 +5,8 @@ import contextlib
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
+from qmond.broadcast import Share
 from qmond.config import Config, Socket, parse_config
 from qmond.control import Beat, Question, beat, parse, question
 from qmond.core import Core
@@ -173,6 +176,28 @@ def test_a_front_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(run())
 
 
+def test_a_front_whose_core_has_gone_ends_whenever_that_was() -> None:
+    """At once, too: the core may end before it has said anything."""
+    control, handover = socket.socketpair(), socket.socketpair(type=socket.SOCK_DGRAM)
+    wake, share, log = os.pipe(), Share(), os.open("/", os.O_DIRECTORY)
+    try:
+        given = [control[1].fileno(), handover[1].fileno(), wake[0], share.fd, log]
+        words = [sys.executable, "-P", "-m", "qmond.front", *map(str, given)]
+        with subprocess.Popen(words, pass_fds=given) as front:
+            control[1].close()
+            control[0].close()
+            try:
+                assert front.wait(20) == 0
+            finally:
+                front.kill()
+    finally:
+        for end in (*control, *handover):
+            end.close()
+        for fd in (*wake, log):
+            os.close(fd)
+        share.close()
+
+
 # ---- what it is ----------------------------------------------------------------------------------
 
 
@@ -184,7 +209,7 @@ def test_the_front_is_a_user_that_nobody_has() -> None:
     assert identity is not None
     assert identity.uid not in {0, 65534}
     assert log_group(Config()) == identity.gid
-    other = parse_config("socket: {payload_group: audio}", "x")
+    other = parse_config("log: {group: audio}", "x")
     assert front_identity(other) == Identity(identity.uid, 29)
 
 

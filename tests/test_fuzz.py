@@ -53,8 +53,9 @@ def test_no_order_of_calls_and_no_record_leads_outside(tmp_path: Path) -> None:
 
 def test_no_number_is_cut_unseen(tmp_path: Path) -> None:
     """The compiler finds no conversion that may change a value, but those that the code says."""
-    source = tmp_path / "encode.c"
-    source.write_text(preamble() + (ROOT / "qmond/encode.c").read_text())
+    source = tmp_path / "both.c"
+    parts = [(ROOT / "qmond" / name).read_text() for name in ("encode.c", "broadcast.c")]
+    source.write_text("\n".join([preamble(), *parts]))
     flags = [*WARNINGS, "-Wconversion", "-Werror", "-c", "-o", "/dev/null"]
     done = subprocess.run(["gcc", *flags, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

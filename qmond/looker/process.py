@@ -9,7 +9,6 @@ the program for allocation probes (-1: it does none), and the daemon's process I
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -27,6 +26,7 @@ from qmond.bpf import uprobes
 from qmond.looker import requests
 from qmond.looker.requests import MESSAGE_MAX, ROWS_MAX
 from qmond.looker.scan import outline, scan, words
+from qmond.privileges import die_with_parent
 
 __all__ = ["main"]
 
@@ -36,14 +36,13 @@ _EXPENDABLE: Final = "500"
 """Where memory is short, a looker goes before the daemon and the guests: oom_score_adj, proc(5)."""
 _CPU: Final = {"scan": 10.0, "describe": 2.0, "probe": 2.0}
 """Seconds of CPU time that an answer may take; SIGPROF ends the process then."""
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> int:
     """Answer until the daemon hangs up; returns the exit status."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     root, program, parent = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         return 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; it is the daemon's
