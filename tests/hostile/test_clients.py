@@ -67,7 +67,7 @@ def open_folder() -> Iterator[Path]:
 
 def daemon_for(qmond: StartQmond, folder: Path, **more: Any) -> Qmond:
     socket = {"path": str(folder / "qmond.sock"), "group": "games", "payload_group": "audio"}
-    return qmond(socket=socket | more)
+    return qmond(socket=socket | more, log={"group": "dialout"})
 
 
 @contextlib.contextmanager
@@ -121,7 +121,7 @@ def test_the_front_is_nobody_with_nothing(qmond: StartQmond, open_folder: Path) 
         if ":\t" in line
     )  # fmt: skip
     assert set(status["Uid"].split()) == {"60999"}
-    assert set(status["Gid"].split()) == {"29"}
+    assert set(status["Gid"].split()) == {"20"}
     assert status["Groups"].split() == []
     assert {int(status[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}
     assert status["NoNewPrivs"] == "1"
@@ -176,14 +176,43 @@ def has_more(got: list[bytes]) -> None:
 
 
 HOSTILE = """
-import os, runpy, socket, sys, time
-if sys.argv[0].endswith("front.py") or "qmond.front" in sys.orig_argv:
+import os, socket, sys
+if "qmond.front" in sys.orig_argv:
     control = socket.socket(fileno=int(sys.orig_argv[-5]))
 
     while True:
         try: control.send(%r)
         except OSError: os._exit(0)
 """
+CLOSING = """
+import socket, sys, time
+if "qmond.front" in sys.orig_argv:
+    handover = socket.socket(fileno=int(sys.orig_argv[-4]))
+    name, (listener,), *_ = socket.recv_fds(handover, 64, 1)
+    socket.socket(fileno=listener).shutdown(socket.SHUT_RDWR)
+    time.sleep(1000)
+"""
+
+
+def patched(folder: Path, front: str) -> str:
+    """Return what has a daemon's front run this at its start, and others follow soon."""
+    (folder / "sitecustomize.py").write_text(front)
+    path = f"{folder}:" + os.environ.get("PYTHONPATH", "")
+    patch = f"import os; os.environ.update(PYTHONPATH={path!r})"
+    return patch + "\nimport qmond.fronting; qmond.fronting._PAUSES = (0.1, 0.2)"
+
+
+def test_a_socket_that_a_front_shut_down_is_bound_anew(
+    qmond: StartQmond, open_folder: Path
+) -> None:
+    daemon = qmond(
+        patch=patched(open_folder, CLOSING),
+        socket={"path": str(open_folder / "qmond.sock")},
+    )
+    told = daemon.log.with_name("stderr")
+    wait_until(lambda: "was shut down, and is bound anew" in told.read_text())
+    (open_folder / "sitecustomize.py").unlink()
+    wait_until(lambda: daemon.ctl("status").returncode == 0)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +229,8 @@ def test_a_front_that_has_gone_over_cannot_disturb_the_core(
     qmond: StartQmond, build: Build, open_folder: Path, said: bytes
 ) -> None:
     """Whatever each new front says, and however often it is replaced, no event is lost."""
-    hostile = open_folder / "sitecustomize.py"
-    hostile.write_text(HOSTILE % said)
-    path = f"{open_folder}:" + os.environ.get("PYTHONPATH", "")
-    patch = f"import os; os.environ.update(PYTHONPATH={path!r})"
-    patch += "\nimport qmond.fronting; qmond.fronting._PAUSES = (0.1, 0.2)"
     daemon = qmond(
-        patch=patch,
+        patch=patched(open_folder, HOSTILE % said),
         socket={"path": str(open_folder / "qmond.sock")},
     )
     storm = ["qemu-aarch64-static", str(build("count", "aarch64")), str(NUMBERS)]

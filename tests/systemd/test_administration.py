@@ -199,6 +199,22 @@ def test_has_no_capability_in_force(machine: Machine) -> None:
     assert int(machine.run(f"grep CapEff /proc/{pid}/status").split()[1], 16) == 0
 
 
+def test_the_front_is_a_user_with_nothing_and_is_replaced_when_it_hangs(machine: Machine) -> None:
+    front = status(machine)["front"]
+    said = machine.run(f"cat /proc/{front['pid']}/status")
+    told = dict(line.split(":\t", 1) for line in said.splitlines() if ":\t" in line)
+    user, group = machine.run("id -u qmond-front; getent group qmon-payload").split()
+    assert set(told["Uid"].split()) == {user}
+    assert set(told["Gid"].split()) == {group.split(":")[2]}
+    assert told["Groups"].split() == []
+    assert {int(told[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}
+    machine.run(f"kill -STOP {front['pid']}")
+    journal = "journalctl -u qmond --since=-2min"
+    machine.until(lambda: "it said nothing for 15 s" in machine.run(journal))
+    machine.until(lambda: status(machine)["front"]["starts"] > front["starts"])
+    assert machine.run(f"ls /proc/{front['pid']} 2>&1 || :").count("No such file") == 1
+
+
 def test_is_exposed_as_little_as_can_be(machine: Machine) -> None:
     said = machine.run("systemd-analyze security qmond.service --no-pager")
     found = re.search(r"Overall exposure level for qmond.service: ([\d.]+)", said)
