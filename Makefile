@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check fuzz generate bench scenarios faults install uninstall deb
+.PHONY: setup demo test check fuzz generate bench scenarios faults attacks install uninstall deb
 
 setup demo test:
 	script/$@
@@ -19,6 +19,10 @@ bench:
 scenarios:
 	script/setup test
 	.venv/bin/python tests/root/scenarios.py --out docs/scenarios.md
+
+attacks:
+	script/setup test
+	PYTHONPATH=tests/root:bench .venv/bin/python tests/hostile/attacks.py --out docs/attacks.md
 
 faults:
 	script/setup test

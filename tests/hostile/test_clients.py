@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attack import FLOOD, MEMBER, TAILS, clients, open_folder
 from conftest import Build, StartQmond
 from harness import PATIENCE, QMONCTL, Qmond, counting, wait_until
 
@@ -24,45 +24,14 @@ from qmond.errors import QmondError
 
 pytestmark = pytest.mark.root
 
-GAMES = ["setpriv", "--reuid=65534", "--regid=65534", "--groups=60"]
 NUMBERS = 100_000
-FLOOD = """
-import socket, sys, threading, time
-end = time.monotonic() + float(sys.argv[2])
-def ask():
-    try:
-        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(1)
-        while time.monotonic() < end:
-            try:
-                s.sendall(b'{"op":"status"}\\n{"op":"ps"}\\n{"op":"tree"}\\n' * 200)
-                s.recv(1 << 20)
-            except TimeoutError: pass
-    except OSError: pass
-threads = [threading.Thread(target=ask) for _ in range(32)]
-[t.start() for t in threads]; [t.join() for t in threads]
-"""
-TAILS = """
-import json, socket, sys, time
-end = time.monotonic() + float(sys.argv[2])
-open_ = []
-for at in range(64):
-    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); open_.append(s)
-    pids = list(range(at, 7200 * 3 + at, 3))
-    try:
-        for count in (7200, 1024):
-            args = {"pids": pids[:count]}
-            s.sendall(json.dumps({"op": "tail", "args": args}).encode() + b"\\n")
-    except OSError: pass
-time.sleep(max(0, end - time.monotonic()))
-"""
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """Give a folder that everybody may look into."""
-    with tempfile.TemporaryDirectory(prefix="qmond-clients-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    with open_folder() as found:
+        yield found
 
 
 def daemon_for(qmond: StartQmond, folder: Path, **more: Any) -> Qmond:
@@ -70,23 +39,13 @@ def daemon_for(qmond: StartQmond, folder: Path, **more: Any) -> Qmond:
     return qmond(socket=socket | more, log={"group": "dialout"})
 
 
-@contextlib.contextmanager
-def attacked(daemon: Qmond, program: str, seconds: float) -> Iterator[None]:
-    command = [*GAMES, "/usr/bin/python3", "-c", program, str(daemon.socket), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("program", [FLOOD, TAILS], ids=["flood", "tails"])
 def test_what_clients_do_costs_no_event_and_root_gets_in(
-    qmond: StartQmond, build: Build, open_folder: Path, program: str
+    qmond: StartQmond, build: Build, folder: Path, program: str
 ) -> None:
-    daemon = daemon_for(qmond, open_folder)
+    daemon = daemon_for(qmond, folder)
     storm = ["qemu-aarch64-static", str(build("count", "aarch64")), str(NUMBERS)]
-    with attacked(daemon, program, 30):
+    with clients(daemon.socket, program, 30):
         wait_until(lambda: daemon.status()["connected"] > 8)
         with subprocess.Popen(storm) as guest:
             began = time.monotonic()
@@ -101,11 +60,11 @@ def test_what_clients_do_costs_no_event_and_root_gets_in(
     assert events[-1]["totals"]["WRITE"]["lost"] <= NUMBERS * 0.01
 
 
-def test_an_endless_expression_ends(qmond: StartQmond, build: Build, open_folder: Path) -> None:
-    daemon = daemon_for(qmond, open_folder)
+def test_an_endless_expression_ends(qmond: StartQmond, build: Build, folder: Path) -> None:
+    daemon = daemon_for(qmond, folder)
     many = "[" + ",".join(["1"] * 120) + "]"
     endless = f"{many}.all(a,{many}.all(b,{many}.all(c,{many}.all(d,{many}.all(e,a+b+c+d+e>0)))))"
-    command = [*GAMES, str(QMONCTL), "--socket", str(daemon.socket), "tail", "--where", endless]
+    command = [*MEMBER, str(QMONCTL), "--socket", str(daemon.socket), "tail", "--where", endless]
     asking = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_until(lambda: any(client["tailing"] for client in daemon.status()["clients"]))
     subprocess.run(["qemu-aarch64-static", build("count", "aarch64"), "3"], check=True)
@@ -113,8 +72,8 @@ def test_an_endless_expression_ends(qmond: StartQmond, build: Build, open_folder
     assert b"took more than 1 s of CPU time for one line" in said
 
 
-def test_the_front_is_nobody_with_nothing(qmond: StartQmond, open_folder: Path) -> None:
-    daemon = daemon_for(qmond, open_folder)
+def test_the_front_is_nobody_with_nothing(qmond: StartQmond, folder: Path) -> None:
+    daemon = daemon_for(qmond, folder)
     pid = daemon.status()["front"]["pid"]
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -133,9 +92,9 @@ def test_the_front_is_nobody_with_nothing(qmond: StartQmond, open_folder: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_another_front_comes_and_nothing_is_missed(
-    qmond: StartQmond, build: Build, open_folder: Path, number: signal.Signals
+    qmond: StartQmond, build: Build, folder: Path, number: signal.Signals
 ) -> None:
-    daemon = daemon_for(qmond, open_folder)
+    daemon = daemon_for(qmond, folder)
     command = [str(QMONCTL), "--socket", str(daemon.socket), "tail", "--follow=retry"]
     with (
         subprocess.Popen(
@@ -202,16 +161,14 @@ def patched(folder: Path, front: str) -> str:
     return patch + "\nimport qmond.fronting; qmond.fronting._PAUSES = (0.1, 0.2)"
 
 
-def test_a_socket_that_a_front_shut_down_is_bound_anew(
-    qmond: StartQmond, open_folder: Path
-) -> None:
+def test_a_socket_that_a_front_shut_down_is_bound_anew(qmond: StartQmond, folder: Path) -> None:
     daemon = qmond(
-        patch=patched(open_folder, CLOSING),
-        socket={"path": str(open_folder / "qmond.sock")},
+        patch=patched(folder, CLOSING),
+        socket={"path": str(folder / "qmond.sock")},
     )
     told = daemon.log.with_name("stderr")
     wait_until(lambda: "was shut down, and is bound anew" in told.read_text())
-    (open_folder / "sitecustomize.py").unlink()
+    (folder / "sitecustomize.py").unlink()
     wait_until(lambda: daemon.ctl("status").returncode == 0)
 
 
@@ -226,12 +183,12 @@ def test_a_socket_that_a_front_shut_down_is_bound_anew(
     ids=["noise", "flood", "rotate", "endless"],
 )
 def test_a_front_that_has_gone_over_cannot_disturb_the_core(
-    qmond: StartQmond, build: Build, open_folder: Path, said: bytes
+    qmond: StartQmond, build: Build, folder: Path, said: bytes
 ) -> None:
     """Whatever each new front says, and however often it is replaced, no event is lost."""
     daemon = qmond(
-        patch=patched(open_folder, HOSTILE % said),
-        socket={"path": str(open_folder / "qmond.sock")},
+        patch=patched(folder, HOSTILE % said),
+        socket={"path": str(folder / "qmond.sock")},
     )
     storm = ["qemu-aarch64-static", str(build("count", "aarch64")), str(NUMBERS)]
     subprocess.run(storm, check=True)

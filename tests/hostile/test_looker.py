@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attack import PROGRAMS, attacking, compiled, open_folder
+from attack import LIBRARIES, attacking, compiled, mute, open_folder, planted
 from conftest import Build, StartQmond
-from elves import CODE, SYMBOL, elf, library
 from harness import PATIENCE, Qmond, wait_until, waiting
 
 PROMPT = 20
@@ -50,23 +45,6 @@ def first(events: list[dict[str, Any]], pid: int) -> dict[str, Any]:
     return event
 
 
-@contextlib.contextmanager
-def mute(folder: Path) -> Iterator[int]:
-    """Start a process whose memory nobody can read to the end; yields its ID."""
-    mount = folder / "mount"
-    mount.mkdir(exist_ok=True)
-    program = compiled("mute", folder)
-    with subprocess.Popen(
-        [program, mount], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"mapped\n"
-            yield process.pid
-        finally:
-            process.kill()
-
-
 def test_memory_that_never_comes_holds_nobody(qmond: StartQmond, build: Build) -> None:
     program = build("waits", "aarch64")
     with open_folder() as folder:
@@ -83,35 +61,13 @@ def test_memory_that_never_comes_holds_nobody(qmond: StartQmond, build: Build) -
         wait_until(lambda: not lookers(daemon))
 
 
-LIBRARIES = {
-    "sparse": library(0x20),
-    "tables": elf([(11, 4096, SYMBOL * 100_000, 1)] * 65_280, [CODE]),
-    "nowhere": library(0x10000),
-    "behind": library(4000),
-}
-"""What a file that is called as a C library has in it."""
-
-
-@pytest.mark.parametrize("kind", [*LIBRARIES, "own"])
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_a_library_of_anybodys_is_only_its_own_loss(
     kind: str, qmond: StartQmond, build: Build
 ) -> None:
     program = build("waits", "aarch64")
     with open_folder() as folder:
-        file = folder / "libc.so.6"
-        if kind == "own":
-            found = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True)
-            shutil.copy(next(w for w in found.stdout.split() if "/libc.so.6" in w), file)
-            os.chown(file, 65534, 65534)
-        else:
-            file.write_bytes(LIBRARIES[kind])
-            if kind == "sparse":
-                os.truncate(file, 3 << 30)
-            elif kind == "tables":
-                os.truncate(file, 8 << 20)
-        mapper = folder / f"qemu-{kind}"
-        source = PROGRAMS / "library.c"
-        subprocess.run(["gcc", "-no-pie", "-o", mapper, source], check=True)
+        file, mapper = planted(kind, folder)
         daemon = qmond(stats={"budget": "10000000/s"})
         with attacking(mapper, file, folder=folder) as process:
             assert process.stdout is not None

@@ -1,7 +1,12 @@
-/* Threads that each write a byte again and again, for so many seconds. */
+/*
+ * Threads that each write a text again and again, a byte where none is given, for so many seconds.
+ *
+ *     writers SECONDS [TEXT]
+ */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -9,12 +14,13 @@ enum { THREADS = 4 };
 
 static time_t end;
 static int null;
+static const char *text = ".";
 
 static void *writes(void *nothing)
 {
 	while (time(NULL) < end)
 		for (int turn = 0; turn < 1000; turn++)
-			if (write(null, ".", 1) != 1)
+			if (write(null, text, strlen(text)) < 0)
 				_exit(1);
 	return nothing;
 }
@@ -22,6 +28,7 @@ static void *writes(void *nothing)
 int main(int count, char **words)
 {
 	pthread_t threads[THREADS];
+	text = count > 2 ? words[2] : text;
 	null = open("/dev/null", O_WRONLY);
 	end = time(NULL) + (count > 1 ? atoi(words[1]) : 1);
 	for (int at = 0; at < THREADS; at++)
