@@ -12,6 +12,7 @@ from qmond.access import Peer, Rights
 from qmond.broadcast import Pids
 from qmond.feeds import Joint
 from qmond.filters import without_content
+from qmond.forkserver import ForkServer
 from qmond.protocol import EVERYTHING, Selection
 from qmond.settings import FrontSettings
 from qmond.shares import Shares
@@ -108,6 +109,8 @@ class Clients(Protocol):
     """Of the loop's time, in seconds."""
     readers: dict[asyncio.Task[None], int]
     """Those whose process has not ended yet, also of clients that are gone; whose they are."""
+
+    fork_server: ForkServer
 
     def enter(self, client: Any) -> str:  # noqa: ANN401 - a client, which knows this class
         """Take one more; returns why not, where there is no room."""

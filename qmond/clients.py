@@ -44,6 +44,8 @@ Awaited = TypeVar("Awaited")
 
 _SILENCE: Final = 300
 """Seconds after which a client that neither asks nor tails is sent away."""
+_FEED_MAX: Final = 1 << 20
+"""Bytes that wait for a reader; what does not fit it reads from the log."""
 _HALF_LINE: Final = 10
 """Seconds that a request may take to arrive."""
 _READER_COST: Final = 0.05
@@ -347,7 +349,9 @@ class Client(asyncio.Protocol):
             raise RequestError("TooManyReaders", reason)
         self._clients.shares[self.peer.uid].spend(_READER_COST)
         self._tail, self._untold = request, 0
-        self.feed = Feed(self, limits.client_buffer, numbered=limits.numbered)
+        server = self._clients.fork_server
+        most = min(limits.client_buffer, _FEED_MAX)
+        self.feed = Feed(self, most, server, numbered=limits.numbered)
         asked = {
             "args": request.args,
             "configured": limits.configured,
@@ -366,8 +370,7 @@ class Client(asyncio.Protocol):
             feed.listen()
             if selection.tree is not None:
                 joint = await source.tree(selection.tree)
-            log = source.log
-            await feed.run({**asked, "log": log.path}, joint, log.fd)
+            await feed.run({**asked, "log": source.log.path}, joint)
         except (OSError, ProtocolError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             if self.feed is feed:

@@ -1,7 +1,8 @@
 """One client's reader: a process of its own that reads the past and filters what comes.
 
-The front gives it a request on its standard input, then the lines as they come; what the client
-gets goes to standard output. So an expensive expression, or a long look into the log, costs the
+`python -m qmond.reader CHANNEL PARENT` is the fork server that they come from (forkserver.py).
+The front gives a reader a request on its input, then the lines as they come; what the client
+gets goes to its output. So an expensive expression, or a long look into the log, costs the
 front and the other clients nothing, and what a hostile one breaks is this: an expression that takes
 too long for one line ends it, by SIGPROF. Where the front had to leave lines out, since the client
 is slow, a line `#read FIRST LAST` tells their numbers, and they are read from the log.
@@ -10,11 +11,15 @@ is slow, a line `#read FIRST LAST` tells their numbers, and they are read from t
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import resource
+import select
 import signal
+import socket
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -46,16 +51,83 @@ Wanted = Callable[[bytes], bytes | None]
 
 
 def main() -> int:
-    """Serve one request; returns the exit status."""
-    die_with_parent()
+    """Fork readers until the front hangs up; returns the exit status."""
+    _obey(int(sys.argv[2]))
     os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
     Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE, encoding="ascii")
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # it wakes the poll below
+    signal.set_wakeup_fd(wake)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(awake, select.POLLIN)
+    numbers: dict[int, int] = {}  # by process ID
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if awake in ready:
+            os.read(awake, 4096)
+            for pid, status in _ended(numbers):
+                told = {"exited": numbers.pop(pid), "status": status}
+                channel.send(orjson.dumps(told))
+        if channel.fileno() in ready:
+            message, fds, *_ = socket.recv_fds(channel, 4096, 2)
+            if not message:
+                return 0
+            asked = orjson.loads(message)
+            if "fork" in asked:
+                numbers[_fork(fds, needs_cel=asked["cel"])] = asked["fork"]
+            else:
+                for pid in [pid for pid, number in numbers.items() if number == asked["kill"]]:
+                    os.kill(pid, signal.SIGKILL)  # it is not reaped: the ID is its own
+
+
+def _obey(parent: int) -> None:
+    """End with the process that started this one."""
+    die_with_parent()
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _ended(pids: Iterable[int]) -> list[tuple[int, int]]:
+    """Return which of these children have ended, with their exit statuses."""
+    found = [os.waitpid(pid, os.WNOHANG) for pid in pids]
+    return [(pid, os.waitstatus_to_exitcode(status)) for pid, status in found if pid]
+
+
+def _fork(fds: list[int], *, needs_cel: bool) -> int:
+    """Start a reader with these for input and output; returns its process ID."""
+    if needs_cel:
+        import cel  # noqa: F401, PLC0415 - a quarter of a second, and 20 MB: once for all
+    gc.freeze()  # so that the pages stay shared
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _obey(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            status = _read(*fds)
+        except BaseException:  # noqa: BLE001 - nothing of the fork server may run here
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    for fd in fds:
+        os.close(fd)
+    return pid
+
+
+def _read(source_fd: int, sink_fd: int) -> int:
+    """Be a reader; returns the exit status."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    source, sink = os.fdopen(source_fd, "rb"), os.fdopen(sink_fd, "wb")
     try:
         _serve(orjson.loads(source.readline()), source, sink)
-    except BrokenPipeError:  # the daemon has hung up
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sink.fileno())
+        sink.flush()
+    except BrokenPipeError:  # the front has hung up
+        return 0
     except OSError as error:
         sys.stderr.write(f"qmond: a client's reader: {error}\n")
         return 1
@@ -73,6 +145,7 @@ def _serve(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
         sink.flush()
         return
     sink.write(b'{"ok":{}}\n')
+    sink.flush()
     wanted = _limited_by_line(chosen) if selection.where else chosen
     directory = Path(request["log"])
     if selection.of_the_past:

@@ -12,6 +12,7 @@ from typing import Final
 from qmond.access import Peer, Rights, rights_of
 from qmond.audience import Batch, Choice, Choices, Source
 from qmond.clients import Client
+from qmond.forkserver import ForkServer
 from qmond.protocol import Selection
 from qmond.settings import FrontSettings
 from qmond.shares import Shares
@@ -32,6 +33,7 @@ class Hub:
         self.source = source
         self.clients: set[Client] = set()
         self.readers: dict[asyncio.Task[None], int] = {}
+        self.fork_server = ForkServer(() if source.log.fd is None else (source.log.fd,))
         self.shares = Shares(_SHARE, _SHARE)
         self._choices = Choices()
         self._dropped = 0  # by those that are gone
@@ -113,7 +115,7 @@ class Hub:
         uid, users = client.peer.uid, Counter(self.readers.values())
         room = most if uid == 0 else max(1, most - most // 4)
         taken = users[0] if uid == 0 else users.total() - users[0]
-        if taken >= room or (uid != 0 and users[uid] >= max(1, most // 4)):
+        if taken >= room or (uid != 0 and users[uid] >= max(2, most // 8)):
             return f"{users[uid]} of user {uid} are there, and {users.total()} in all"
         return ""
 
@@ -131,6 +133,7 @@ class Hub:
         now = time.monotonic()
         for client in tuple(self.clients):
             client.check(now)
+        self.fork_server.check()
 
     async def close(self) -> None:
         """End each connection once its buffer is out, or after a while."""
@@ -148,3 +151,4 @@ class Hub:
             client.abort()
         if self.readers:
             await asyncio.wait(self.readers, timeout=_FAREWELL)
+        self.fork_server.close()

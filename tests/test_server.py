@@ -148,7 +148,7 @@ def test_a_readers_lines_go_on_after_any_number_of_bytes(tmp_path: Path) -> None
         assert client.feed
         sent = 0
         while (room := LIMIT // 2 - client.describe()["buffered"]) > 0:
-            client.feed.pipe_data_received(1, b"x" * (min(room, LIMIT // 8) - 1) + b"\n")
+            client.feed.data_received(b"x" * (min(room, LIMIT // 8) - 1) + b"\n")
             sent += min(room, LIMIT // 8)
         assert client.describe()["buffered"] == LIMIT // 2
         await peer.reader.readexactly(sent)

@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from attack import (
     FLOOD,
     LIBRARIES,
+    MEMBER,
     TAILS,
     attacking,
     clients,
@@ -112,7 +114,7 @@ def _endless(_folder: Path, daemon: Qmond) -> Iterator[None]:
     expression = "pid > 0"
     for name in "abcdefg":
         expression = f"{_ENDLESS}.all({name}, {expression})"
-    command = [str(QMONCTL), "--socket", str(daemon.socket), "tail", "--where", expression]
+    command = [*MEMBER, str(QMONCTL), "--socket", str(daemon.socket), "tail", "--where", expression]
     null = subprocess.DEVNULL
     with ExitStack() as stack:
         for _ in range(8):
@@ -196,7 +198,7 @@ class Watch:
             with contextlib.suppress(OSError):  # one of the processes has just ended
                 self.largest = max(self.largest, memory(self._daemon.pid))
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._asking.start()
         return self
 
@@ -226,7 +228,11 @@ def _fight(attack: Attack, guest: Path) -> Row:
             daemon.kill()
             raise
         return Row(
-            _written(daemon.log, honest.pid), _told(daemon.log), watch.slowest, before, watch.largest
+            _written(daemon.log, honest.pid),
+            _told(daemon.log),
+            watch.slowest,
+            before,
+            watch.largest,
         )
 
 
@@ -254,8 +260,8 @@ def main() -> int:
     lines = [
         "# Attacks\n",
         f"Made by `make attacks`: a guest that writes {_NUMBERS:,} lines, beside each attack of a",
-        "user without privilege. Memory is that of all the daemon's processes (PSS); `told as lost`",
-        "has the attacker's writes, too.\n",
+        "user without privilege. Memory: all the daemon's processes together (PSS). `told as lost`",
+        "counts the attacker's writes, too.\n",
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
     ]
