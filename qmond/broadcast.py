@@ -19,6 +19,7 @@ __all__ = ["SIZE", "BrokenShareError", "Frame", "Frames", "Pids", "Share", "Stat
 SIZE: Final = 8 << 20
 """Bytes of frames."""
 _FUTURE_WRITE: Final = 0x10  # F_SEAL_FUTURE_WRITE, since Linux 5.1: include/uapi/linux/fcntl.h
+_unset = ffi.new_allocator(should_clear_after_alloc=False)
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _FUTURE_WRITE
 
 
@@ -144,7 +145,7 @@ class Frame:
 
         A line may belong to two processes, and one of them is enough.
         """
-        out, chosen = ffi.new("char[]", self._c.text), ffi.new("uint64_t *")
+        out, chosen = _unset("char[]", self._c.text), ffi.new("uint64_t *")
         wanted, count = (ffi.NULL, 0) if pids is None else (pids.c, len(pids.found))
         size = lib.qmond_frame_select(self._buffer, mask, wanted, count, out, chosen)
         return bytes(ffi.buffer(out, size)), chosen[0]
@@ -158,7 +159,9 @@ class Frames:
         self._size = os.fstat(fd).st_size - lib.SHARE_DATA
         self._memory = mmap.mmap(fd, lib.SHARE_DATA + self._size, prot=mmap.PROT_READ)
         self._c = ffi.cast("const struct qmond_share *", ffi.from_buffer(self._memory))
-        self._buffer = ffi.new("unsigned char[]", self._size // lib.SHARE_PART)
+        # its pages are there once they are used, where ffi.new would fill all of them
+        room = mmap.mmap(-1, self._size // lib.SHARE_PART)
+        self._buffer = ffi.from_buffer("unsigned char[]", room)
         self._frame = Frame(self._buffer)
         self._cursor = ffi.new("uint64_t *")
 

@@ -38,6 +38,7 @@ _OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
 _ROOM: Final = 1 << 20
 """Bytes of a batch: some thousand lines, and at least a few of the longest."""
+_unset = ffi.new_allocator(should_clear_after_alloc=False)
 _FAULTS: Final = 20
 """How many different faults are told."""
 
@@ -296,7 +297,7 @@ class Encoder:
         A line may belong to two processes, and one of them is enough.
         """
         room = self._c.out.used
-        out = ffi.new("char[]", max(1, room))
+        out = _unset("char[]", max(1, room))
         wanted = ffi.NULL if pids is None else ffi.new("uint32_t[]", sorted(_unsigned(pids)))
         count = 0 if pids is None else len(wanted)
         size = lib.qmond_select(self._c, mask, wanted, count, out, room, self._chosen)

@@ -334,7 +334,7 @@ static always u64 taken_by(struct share *share, u32 life, u64 half)
 
 static always bool is_fair(u64 share, u64 size, u64 used, u64 produced)
 {
-	u32 tree_key = share >> SHARE_TREE & (TREES - 1), user_key = share >> SHARE_USER;
+	u32 tree_key = share >> SHARE_TREE & (TREES - 1), user_key;
 	u32 life = share & SHARE_LIFE ? 1 : 0;
 	u64 half = produced / (RING_SIZE / 2), kept = RING_SIZE / 16 + size;
 	u64 free = used < RING_SIZE ? RING_SIZE - used : 0, open = free > kept ? free - kept : 0;
@@ -343,9 +343,8 @@ static always bool is_fair(u64 share, u64 size, u64 used, u64 produced)
 	if (!tree)
 		return false;
 	if (share & SHARE_OWN)
-		tree->user = user_key;
-	else
-		user_key = tree->user;
+		tree->user = user_now();
+	user_key = tree->user;
 	struct share *user = users.lookup(&user_key);
 	u64 of_tree = taken_by(tree, life, half), of_user = user ? taken_by(user, life, half) : 0;
 	if (!user || (of_tree + size > open * GREED && of_tree >= least) ||
@@ -376,7 +375,7 @@ static always u64 share_of(u32 event, u32 pid)
 {
 	u64 share = SHARED | (LIVES >> event & 1 ? SHARE_LIFE : 0) | (u64)tree_of(pid) << SHARE_TREE;
 	if (pid == bpf_get_current_pid_tgid() >> 32)
-		share |= SHARE_OWN | (u64)user_now() << SHARE_USER;
+		share |= SHARE_OWN;
 	return share;
 }
 
@@ -548,7 +547,12 @@ struct entered {
 static always bool is_compat(const void *regs)
 {
 #if defined(__x86_64__)
-	return u32_at((void *)bpf_get_current_task(), OFFSET_TASK_STATUS) & 2; /* TS_COMPAT */
+	u32 status;
+	/* a load of its own from a pointer that the verifier knows; BCC would make a call of it */
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(status)
+		     : "r"(bpf_get_current_task_btf()), "i"(OFFSET_TASK_STATUS));
+	return status & 2; /* TS_COMPAT */
 #else
 	return u64_at(regs, __builtin_offsetof(struct pt_regs, pstate)) & 0x10; /* PSR_MODE32_BIT */
 #endif

@@ -38,6 +38,8 @@ _DEADLINE: Final = 2.0
 _SCAN_DEADLINE: Final = 12.0
 _SCAN_MOST: Final = 1 << 18
 _LEFT_MOST: Final = 4
+_IDLE: Final = 15.0
+"""Seconds after which a looker ends that nobody asks: it has 10 MB."""
 _BACK_OFF: Final = (0.0, 0.1, 0.5, 2.0, 10.0)
 """Seconds until a looker is started again that failed so often in a row."""
 
@@ -125,16 +127,20 @@ class Lookers:
             self._work = None
         while self._waiting:
             self._waiting.take().give(None)
-        if self._child is not None:
-            child, self._child = self._child, None
-            child.kill()
-            if not await child.has_ended():
-                child.leave()
+        await self._end()
         loop = asyncio.get_running_loop()
         for child in self._left:
             loop.remove_reader(child.pidfd)
             child.leave()
         self._left.clear()
+
+    async def _end(self) -> None:
+        """End the looker that answers nothing now."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            if not await child.has_ended():
+                child.leave()
 
     # ---- one question after the other ----------------------------------------------------------
 
@@ -158,7 +164,12 @@ class Lookers:
 
     async def _answer_forever(self) -> None:
         while True:
-            await self._asked.wait()
+            try:
+                async with asyncio.timeout(_IDLE if self._child else None):
+                    await self._asked.wait()
+            except TimeoutError:
+                await self._end()
+                continue
             while self._waiting:
                 question = self._waiting.take()
                 try:
