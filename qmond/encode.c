@@ -174,28 +174,25 @@ static inline struct writer put_own(struct writer at, const char *text, size_t l
 
 /* These write where there is room, as many bytes as their name says at most; they return the end. */
 
-static char *number_to(char *to, uint64_t value)
-{
-	static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940"
-				    "4142434445464748495051525354555657585960616263646566676869707172737475767778798081"
-				    "828384858687888990919293949596979899";
-	char digits[NUMBER_MAX];
-	size_t at = sizeof(digits);
-	for (; value >= 100; value /= 100)
-		memcpy(digits + (at -= 2), pairs + value % 100 * 2, 2);
-	if (value >= 10)
-		memcpy(digits + (at -= 2), pairs + value * 2, 2);
-	else
-		digits[--at] = (char)('0' + value);
-	memcpy(to, digits + at, sizeof(digits) - at);
-	return to + sizeof(digits) - at;
-}
+static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940"
+			    "4142434445464748495051525354555657585960616263646566676869707172737475767778798081"
+			    "828384858687888990919293949596979899";
 
 static char *digits_to(char *to, uint64_t value, int count)
 {
-	for (int at = count - 1; at >= 0; at--, value /= 10)
-		to[at] = (char)('0' + value % 10);
+	for (int at = count; at >= 2; at -= 2, value /= 100)
+		memcpy(to + at - 2, pairs + value % 100 * 2, 2);
+	if (count % 2)
+		*to = (char)('0' + value % 10);
 	return to + count;
+}
+
+static char *number_to(char *to, uint64_t value)
+{
+	int count = 1;
+	for (uint64_t rest = value; rest >= 10; rest /= 100)
+		count += rest >= 100 ? 2 : 1;
+	return digits_to(to, value, count);
 }
 
 static struct writer put_unsigned(struct writer at, uint64_t value)
