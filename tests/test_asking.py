@@ -227,6 +227,24 @@ def test_no_more_are_left_behind_than_a_few(monkeypatch: pytest.MonkeyPatch) -> 
                 continue
 
 
+def test_a_looker_that_nobody_asks_ends(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_IDLE", 0.3)
+
+    async def story(lookers: Lookers) -> None:
+        assert await lookers.describe(sleeper.pid)
+        first = lookers._child
+        assert first is not None
+        async with asyncio.timeout(10):
+            while lookers._child is not None:
+                await asyncio.sleep(0.05)
+        assert not (PROC / str(first.pid)).exists()
+        assert await lookers.describe(sleeper.pid), "there is another one, when it is needed"
+
+    play(story)
+
+
 def test_a_looker_ends_with_who_asked() -> None:
     code = (
         "import asyncio, os\nfrom pathlib import Path\nfrom qmond.looker.asking import Lookers\n"
