@@ -30,8 +30,8 @@ faults:
 
 generate:
 	script/setup run
-	.venv/bin/python -m qmond.schema page >docs/events.md
-	.venv/bin/python -m qmond.schema schema >docs/events.schema.json
+	.venv/bin/python -m qmond.events.schema page >docs/events.md
+	.venv/bin/python -m qmond.events.schema schema >docs/events.schema.json
 	.venv/bin/python -m qmond.ctl.manual >docs/man/qmonctl.1
 	.venv/bin/python -m qmond.ctl.manual etc/qmon.yaml >docs/man/qmon.yaml.5
 

@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["qmond/encode_build.py:ffibuilder"])
+setup(cffi_modules=["qmond/lines/build.py:ffibuilder"])

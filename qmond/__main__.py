@@ -17,10 +17,10 @@ from pathlib import Path  # noqa: E402
 from typing import Final  # noqa: E402
 
 from qmond import __version__  # noqa: E402
-from qmond.config import DEFAULT_PATH, Config, load_config  # noqa: E402
+from qmond.config.keys import DEFAULT_PATH, Config, load_config  # noqa: E402
+from qmond.daemon.service import Service  # noqa: E402
 from qmond.errors import ConfigError, QmondError  # noqa: E402
-from qmond.messages import MessageId, complain, set_up  # noqa: E402
-from qmond.service import Service  # noqa: E402
+from qmond.systemd.messages import MessageId, complain, set_up  # noqa: E402
 
 __all__ = ["main"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from qmond.client import AsyncClient, Client
 from qmond.errors import ProtocolError, QmondError, RequestError
-from qmond.protocol import KEYS
+from qmond.server.protocol import KEYS
 
 HELLO = b'{"qmond":{"version":"9","protocol":1,"boot_id":"b","capabilities":[]}}\n'
 

@@ -8,210 +8,123 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = [
-    "__init__",
-    "errors",
-    "escape",
-    "privileges",
-    "units",
-    "records",
-    "opcodes",
-    "encode_build",
-    "words",
-    "fields",
-    "events",
-    "calls",
-    "schema",
-    "clock",
-    "journald",
-    "messages",
-    "access",
-    "shares",
-    "settings",
-    "control",
-    "bpf.__init__",
-    "bpf.header",
-    "redact",
-    "values",
-    "config",
-    "identity",
-    "entrance",
-    "exporting",
-    "procfs",
-    "bpf.btf",
-    "bpf.maps",
-    "bpf.ring",
-    "bpf.elf",
-    "bpf.uprobes",
-    "bpf.load",
-    "bpf.probes",
-    "looker.__init__",
-    "looker.requests",
-    "looker.scan",
-    "looker.process",
-    "looker.waiting",
-    "looker.child",
-    "looker.asking",
-    "texts",
-    "cgroups",
-    "processes",
-    "adoption",
-    "compiler",
-    "masking",
-    "encode",
-    "logfile",
-    "history",
-    "broadcast",
-    "compress",
-    "retention",
-    "eventlog",
-    "logkeeper",
-    "lives",
-    "accounting",
-    "guard",
-    "allocations",
-    "statistics",
-    "journal",
-    "store",
-    "startup",
-    "protocol",
-    "filters",
-    "reader",
-    "forkserver",
-    "feeds",
-    "verbs",
-    "audience",
-    "clients",
-    "server",
-    "core",
-    "answers",
-    "exposition",
-    "scrape",
-    "front",
-    "fronting",
-    "reports",
-    "metrics",
-    "forward",
-    "rounds",
-    "daemon",
-    "service",
-    "__main__",
-    "client",
-    "ctl.text",
-    "ctl.render",
-    "ctl.strace",
-    "ctl.tail",
-    "ctl.events",
-    "ctl.config",
-    "ctl.log_level",
-    "ctl.rotate",
-    "ctl.reload",
-    "ctl.command",
-    "ctl.family",
-    "ctl.digest",
-    "ctl.recording",
-    "ctl.record",
-    "ctl.lines",
-    "ctl.tracks",
-    "ctl.perfetto",
-    "ctl.chrome",
-    "ctl.table",
-    "ctl.export",
-    "ctl.sql",
-    "ctl.query",
-    "ctl.sampling",
-    "ctl.screen",
-    "ctl.top",
-    "ctl.doctor",
-    "ctl.completion",
-    "ctl.status",
-    "ctl.ps",
-    "ctl.tree",
-    "ctl.__init__",
-    "ctl.manual",
-]
-"""Each module may import only those before it."""
+ROOMS = {
+    "events": set(),
+    "systemd": set(),
+    "config": {"events"},
+    "processes": {"events"},
+    "bpf": {"events", "processes"},
+    "lines": {"bpf", "config", "events", "processes"},
+    "log": {"config", "events", "systemd"},
+    "server": {"events", "log", "systemd"},
+    "outputs": {"config", "events", "systemd"},
+    "looker": {"bpf", "events", "processes"},
+    "front": {"events", "log", "outputs", "server", "systemd"},
+    "daemon": {
+        "bpf", "config", "events", "lines", "log", "looker", "outputs", "processes", "server",
+        "systemd",
+    },
+    "ctl": {"events"},
+}  # fmt: skip
+"""What each folder of qmond/ may import from, beside itself and the modules for all."""
+FOR_ALL = {"__init__", "clock", "errors", "escape", "privileges", "units"}
+"""Modules beside the folders that any of them may import."""
 MODULES = sorted((ROOT / "qmond").rglob("*.py"))
 TESTED_TOGETHER = {
-    "records": "test_events",
-    "calls": "test_events",
-    "schema": "test_events",
-    "words": "test_encode",
-    "fields": "test_events",
-    "opcodes": "test_encode",
-    "compiler": "test_encode",
-    "encode_build": "test_encode",
-    "masking": "test_redact",
-    "errors": "test_config",
-    "logfile": "test_eventlog",
-    "logkeeper": "root/test_faults",
-    "compress": "test_eventlog",
-    "retention": "test_eventlog",
-    "service": "root/test_service",
-    "units": "test_config",
-    "values": "test_config",
-    "header": "test_events",
-    "load": "root/test_daemon",
-    "probes": "root/test_actions",
-    "daemon": "root/test_daemon",
     "__main__": "root/test_daemon",
-    "tail": "root/test_daemon",
-    "status": "test_ctl",
-    "text": "test_ctl",
-    "ps": "test_ctl",
-    "tree": "test_ctl",
-    "strace": "test_render",
-    "log_level": "root/test_socket",
-    "rotate": "root/test_socket",
-    "reload": "root/test_service",
-    "command": "test_recording",
-    "family": "test_recording",
-    "digest": "test_recording",
-    "record": "root/test_record",
-    "lines": "test_export",
-    "tracks": "test_export",
-    "chrome": "test_export",
-    "table": "test_export",
-    "sql": "test_query",
-    "sampling": "test_top",
-    "screen": "test_top",
-    "completion": "test_ctl",
-    "manual": "test_ctl",
-    "perfetto": "test_export",
-    "statistics": "test_accounting",
-    "startup": "root/test_restart",
-    "store": "root/test_restart",
-    "__init__": "test_ctl",
-    "allocations": "root/test_allocations",
-    "guard": "root/test_safety",
-    "requests": "test_asking",
-    "scan": "test_asking",
-    "process": "test_asking",
-    "waiting": "test_asking",
-    "child": "test_asking",
-    "texts": "test_processes",
-    "access": "root/test_socket",
-    "clients": "test_server",
-    "audience": "test_server",
-    "shares": "test_server",
-    "settings": "test_front",
-    "control": "test_front",
-    "core": "test_front",
-    "answers": "test_front",
-    "fronting": "test_front",
-    "identity": "test_front",
-    "entrance": "test_front",
-    "exporting": "test_metrics",
-    "feeds": "test_server",
-    "forkserver": "test_server",
-    "reader": "test_server",
-    "reports": "root/test_socket",
-    "exposition": "test_metrics",
-    "scrape": "test_metrics",
-    "journald": "test_messages",
-    "forward": "test_messages",
-    "rounds": "root/test_faults",
-    "verbs": "root/test_socket",
+    "bpf.header": "events/test_events",
+    "bpf.load": "root/test_daemon",
+    "bpf.probes": "root/test_actions",
+    "config.keys": "config/test_config",
+    "config.rules": "lines/test_redact",
+    "config.values": "config/test_config",
+    "ctl.__init__": "ctl/test_ctl",
+    "ctl.completion": "ctl/test_ctl",
+    "ctl.config": "config/test_config",
+    "ctl.events": "events/test_events",
+    "ctl.formats.chrome": "ctl/test_export",
+    "ctl.formats.lines": "ctl/test_export",
+    "ctl.formats.perfetto": "ctl/test_export",
+    "ctl.formats.sql": "ctl/test_query",
+    "ctl.formats.table": "ctl/test_export",
+    "ctl.formats.tracks": "ctl/test_export",
+    "ctl.log_level": "root/test_socket",
+    "ctl.manual": "ctl/test_ctl",
+    "ctl.ps": "ctl/test_ctl",
+    "ctl.record": "root/test_record",
+    "ctl.reload": "root/test_service",
+    "ctl.rotate": "root/test_socket",
+    "ctl.runs.command": "ctl/test_recording",
+    "ctl.runs.digest": "ctl/test_recording",
+    "ctl.runs.family": "ctl/test_recording",
+    "ctl.show.sampling": "ctl/test_top",
+    "ctl.show.screen": "ctl/test_top",
+    "ctl.show.strace": "ctl/test_render",
+    "ctl.show.text": "ctl/test_ctl",
+    "ctl.status": "ctl/test_ctl",
+    "ctl.tail": "root/test_daemon",
+    "ctl.tree": "ctl/test_ctl",
+    "daemon.accounts": "daemon/test_accounting",
+    "daemon.allocations": "root/test_allocations",
+    "daemon.checkpoint": "daemon/test_journal",
+    "daemon.daemon": "root/test_daemon",
+    "daemon.entrance": "front/test_front",
+    "daemon.exporting": "outputs/test_metrics",
+    "daemon.fronting": "front/test_front",
+    "daemon.guard": "root/test_safety",
+    "daemon.identity": "front/test_front",
+    "daemon.metrics": "outputs/test_metrics",
+    "daemon.service": "root/test_service",
+    "daemon.startup": "root/test_restart",
+    "daemon.statistics": "daemon/test_accounting",
+    "daemon.status": "root/test_socket",
+    "daemon.timers": "root/test_faults",
+    "errors": "config/test_config",
+    "events.calls": "events/test_events",
+    "events.content": "server/test_filters",
+    "events.fields": "events/test_events",
+    "events.records": "events/test_events",
+    "events.schema": "events/test_events",
+    "events.table": "events/test_events",
+    "events.words": "lines/test_encode",
+    "front.__main__": "front/test_front",
+    "front.answers": "front/test_front",
+    "front.core": "front/test_front",
+    "lines.build": "lines/test_encode",
+    "lines.compiler": "lines/test_encode",
+    "lines.encoder": "lines/test_encode",
+    "lines.masking": "lines/test_redact",
+    "lines.opcodes": "lines/test_encode",
+    "log.compress": "log/test_eventlog",
+    "log.files": "log/test_eventlog",
+    "log.keeper": "root/test_faults",
+    "log.retention": "log/test_eventlog",
+    "log.writer": "log/test_eventlog",
+    "looker.child": "looker/test_asking",
+    "looker.process": "looker/test_asking",
+    "looker.requests": "looker/test_asking",
+    "looker.scan": "looker/test_asking",
+    "looker.waiting": "looker/test_asking",
+    "outputs.exporter": "outputs/test_metrics",
+    "outputs.exposition": "outputs/test_metrics",
+    "outputs.journal": "test_messages",
+    "processes.table": "processes/test_processes",
+    "processes.texts": "processes/test_processes",
+    "server.access": "root/test_socket",
+    "server.audience": "server/test_server",
+    "server.connection": "server/test_server",
+    "server.control": "front/test_front",
+    "server.feed": "server/test_server",
+    "server.forkserver": "server/test_server",
+    "server.hub": "server/test_server",
+    "server.reader": "server/test_server",
+    "server.settings": "front/test_front",
+    "server.shares": "server/test_server",
+    "server.verbs": "root/test_socket",
+    "systemd.fdstore": "root/test_restart",
+    "systemd.journald": "test_messages",
+    "systemd.messages": "test_messages",
+    "units": "config/test_config",
 }
 """Modules whose tests stand in another's file."""
 
@@ -240,38 +153,58 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    """Return the modules of qmond that a module imports anywhere, by their dotted names."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qmond"):
-            base = node.module.removeprefix("qmond").removeprefix(".")
-            for alias in node.names:
-                below = f"{base}.{alias.name}".removeprefix(".")
-                found.add(below if below in ORDER else base or "__init__")
-    found.discard("_encode")  # what encode.py is built with
-    return {f"{name}.__init__" if f"{name}.__init__" in ORDER else name for name in found}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "no relative imports"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    names = {name.removeprefix("qmond").removeprefix(".") for name in found if is_ours(name)}
+    known = {name for name in names if name in NAMES}
+    return known | ({"__init__"} if "__version__" in names else set())
+
+
+def is_ours(name: str) -> bool:
+    return name == "qmond" or name.startswith("qmond.")
+
+
+def room_of(name: str) -> str:
+    return name.split(".", maxsplit=1)[0] if "." in name else ""
+
+
+NAMES = {name_of(path) for path in MODULES} | {
+    name_of(path).removesuffix(".__init__") for path in MODULES
+}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_only_what_stands_above_it(path: Path) -> None:
-    above = ORDER[: ORDER.index(name_of(path))]
-    assert imports(path) <= set(above)
+def test_a_folder_imports_from_those_that_it_may(path: Path) -> None:
+    room = room_of(name_of(path))
+    if name_of(path) in {"__init__", "__main__", "client"}:
+        return
+    for name in imports(path):
+        other = room_of(name) or (name if name in ROOMS else "")
+        if other:
+            assert room, f"{name_of(path)} is for all, and imports {name}"
+            assert other == room or other in ROOMS[room], name
+        elif not (room == "ctl" and name == "client"):
+            assert name in FOR_ALL, name
 
 
-def test_qmonctl_and_the_client_need_nothing_of_the_daemon() -> None:
-    allowed = {
-        "__init__",
-        "errors",
-        "escape",
-        "client",
-        "events",
-        "fields",
-        "schema",
-        "filters",
-        "protocol",
-    }
-    for path in [ROOT / "qmond/client.py", *(ROOT / "qmond/ctl").glob("*.py")]:
-        outside = {name for name in imports(path) if not name.startswith("ctl.")}
-        assert outside <= allowed
+def test_the_client_needs_nothing_but_its_errors() -> None:
+    assert imports(ROOT / "qmond/client.py") <= {"errors"}
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    graph = {name_of(path): imports(path) - {name_of(path)} for path in MODULES}
+    graph["ctl.__init__"] -= {"ctl"}  # the package is that module
+    for name, others in graph.items():
+        graph[name] = {f"{o}.__init__" if f"{o}.__init__" in graph else o for o in others}
+    while leaves := {name for name, others in graph.items() if not others & graph.keys()}:
+        graph = {name: others for name, others in graph.items() if name not in leaves}
+    assert not graph
 
 
 def test_bcc_is_imported_by_the_loader_alone() -> None:
@@ -281,9 +214,9 @@ def test_bcc_is_imported_by_the_loader_alone() -> None:
 
 def test_what_others_can_hold_is_read_by_the_lookers_alone() -> None:
     """Procfs, memory, executables, libraries: the daemon itself reads none of it as it runs."""
-    readers = {"procfs", "bpf.elf", "bpf.uprobes", "looker.scan", "looker.process"}
+    readers = {"processes.procfs", "bpf.elf", "bpf.uprobes", "looker.scan", "looker.process"}
     allowed = {
-        "startup": {"procfs"},  # whose processes a procfs has, once
+        "daemon.startup": {"processes.procfs"},  # whose processes a procfs has, once
         "bpf.load": {"bpf.uprobes"},  # what the kernel can do, in a process of its own
     }
     for path in MODULES:
@@ -294,12 +227,20 @@ def test_what_others_can_hold_is_read_by_the_lookers_alone() -> None:
 
 def test_modules_stay_under_400_lines() -> None:
     long = {name_of(path) for path in MODULES if len(path.read_text().splitlines()) > 400}
-    assert long - {"calls", "events"} == set(), "tables may be as long as they are"
+    assert long - {"events.calls", "events.table"} == set(), "tables may be as long as they are"
 
 
 def test_each_module_has_a_test_file() -> None:
     for path in MODULES:
-        name = path.stem
-        file = ROOT / "tests" / f"{TESTED_TOGETHER.get(name, f'test_{name}')}.py"
+        name = name_of(path)
+        own = f"{room_of(name)}/test_{path.stem}".removeprefix("/")
+        file = ROOT / "tests" / f"{TESTED_TOGETHER.get(name, own)}.py"
         if path.read_text().count("\n") > 5:
-            assert file.exists(), f"{name_of(path)} has no {file.name}"
+            assert file.exists(), f"{name} has no {file}"
+
+
+def test_each_folder_says_what_it_is_for() -> None:
+    assert {path.parent.name for path in MODULES if path.stem == "__init__"} >= ROOMS.keys()
+    for room in ROOMS:
+        module = ast.parse((ROOT / "qmond" / room / "__init__.py").read_text())
+        assert ast.get_docstring(module), room

@@ -23,12 +23,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmond.config import Journal, parse_config
-from qmond.encode import Encoder
-from qmond.events import NUMBER
-from qmond.forward import Forward
-from qmond.journald import Journald, encode
-from qmond.messages import JournalHandler, MessageId, about
+from qmond.config.keys import Journal, parse_config
+from qmond.events.table import NUMBER
+from qmond.lines.encoder import Encoder
+from qmond.outputs.journal import Forward
+from qmond.systemd.journald import Journald, encode
+from qmond.systemd.messages import JournalHandler, MessageId, about
 
 ROOT = Path(__file__).parents[1]
 ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -229,7 +229,8 @@ def test_what_had_to_wait_is_sent_later(
 
 SAY = """
 import logging, os, socket, sys
-from qmond import journald, messages
+from qmond.systemd import journald
+from qmond.systemd import messages
 journald.Journald.__init__.__defaults__ = (sys.argv[1],)
 if sys.argv[2] == "journal":
     found = os.fstat(2)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qmond.logfile import LIVE, new_name
+from qmond.log.files import LIVE, new_name
 
 SHIPPERS = Path(__file__).parents[1] / "packaging/shippers"
 SHIPPED = "/var/log/qmond-shipped.log"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from qmond.calls import CALL, HANDLERS, LIMIT
-from qmond.events import EVENTS
-from qmond.records import (
+from qmond.events.calls import CALL, HANDLERS, LIMIT
+from qmond.events.records import (
     ARGV_MAX,
     CAPTURE_MAX,
     COMM_SIZE,
     HEAD,
     IMAGE,
+    OTHERS,
     PARENTS_MAX,
+    PATTERN_MAX,
+    PATTERN_WORDS,
     RECORD,
     Flag,
     Layout,
 )
+from qmond.events.table import EVENTS
 
 __all__ = [
     "BUCKET",
@@ -24,9 +27,6 @@ __all__ = [
     "COUNTER",
     "HITS",
     "ORIGINS",
-    "OTHERS",
-    "PATTERN_MAX",
-    "PATTERN_WORDS",
     "PID_LIMIT",
     "SETTINGS",
     "STATISTIC",
@@ -38,10 +38,6 @@ __all__ = [
     "header",
 ]
 
-PATTERN_WORDS: Final = 4
-"""A file name is compared by its first words of 8 bytes."""
-PATTERN_MAX: Final = 16
-"""How many prefixes `match.prefixes` and `match.exclude` may have, each."""
 PID_LIMIT: Final = 1 << 22
 """No process ID reaches it: Linux' PID_MAX_LIMIT on 64-bit hosts."""
 ORIGINS: Final = {"exec": 1, "fork": 2, "procfs": 3}
@@ -49,8 +45,6 @@ ORIGINS: Final = {"exec": 1, "fork": 2, "procfs": 3}
 TREE_SHIFT: Final = 2
 TREES: Final = 1 << 14
 """Above them is the number of its tree, which is one by chance below this."""
-OTHERS: Final = 0xFFFFFFFF
-"""Stands for every process that has no room of its own in the statistics."""
 
 SETTINGS: Final[Layout] = (
     ("mask", "u64"),  # bit N: event N is wanted

@@ -22,9 +22,9 @@ from qmond.bpf.btf import Btf, read_vmlinux
 from qmond.bpf.header import URGENT_SIZE, header
 from qmond.bpf.maps import Map, possible_cpus
 from qmond.bpf.uprobes import UPROBE_MULTI, has_multi
-from qmond.calls import CALL, HANDLERS, HOSTS, pack
 from qmond.errors import BtfError, LoadError, QmondError
-from qmond.records import layout_format
+from qmond.events.calls import CALL, HANDLERS, HOSTS, pack
+from qmond.events.records import layout_format
 
 __all__ = ["Options", "fingerprint", "load", "names"]
 

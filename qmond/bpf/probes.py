@@ -17,9 +17,6 @@ from qmond.bpf.header import (
     COUNTER,
     HITS,
     ORIGINS,
-    OTHERS,
-    PATTERN_MAX,
-    PATTERN_WORDS,
     SETTINGS,
     STATISTIC,
     STATISTIC_KEY,
@@ -30,8 +27,8 @@ from qmond.bpf.header import (
 from qmond.bpf.load import Options, load
 from qmond.bpf.maps import Map, possible_cpus, synchronize
 from qmond.bpf.ring import RingBuffer
-from qmond.events import EVENTS
-from qmond.records import layout_format
+from qmond.events.records import OTHERS, PATTERN_MAX, PATTERN_WORDS, layout_format
+from qmond.events.table import EVENTS
 
 __all__ = ["PREFIX_MAX", "Counter", "Probes", "Settings", "Statistic"]
 

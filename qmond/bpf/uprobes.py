@@ -22,9 +22,9 @@ from pathlib import Path
 from struct import Struct, pack
 from typing import Final
 
-from qmond import procfs
 from qmond.bpf.elf import is_static, symbol_offsets
 from qmond.bpf.maps import bpf
+from qmond.processes import procfs
 
 __all__ = [
     "UPROBE_MULTI",

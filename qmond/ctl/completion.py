@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qmond.events import PUBLIC
+from qmond.events.table import PUBLIC
 
 __all__ = ["add_arguments", "run"]
 

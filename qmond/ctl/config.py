@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from qmond.client import Client
-from qmond.ctl.text import json_text
+from qmond.ctl.show.text import json_text
 
 __all__ = ["add_arguments", "run"]
 

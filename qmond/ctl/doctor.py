@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from qmond.client import DEFAULT_SOCKET, Client
-from qmond.ctl.text import json_text, printable
+from qmond.ctl.show.text import json_text, printable
 from qmond.errors import QmondError
 
 __all__ = ["Finding", "add_arguments", "check_host", "run"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qmond.ctl.text import columns, json_text
+from qmond.ctl.show.text import columns, json_text
 from qmond.errors import QmondError
-from qmond.events import BY_NAME, COMMON, PUBLIC
-from qmond.schema import table
+from qmond.events.schema import table
+from qmond.events.table import BY_NAME, COMMON, PUBLIC
 
 __all__ = ["add_arguments", "run"]
 

@@ -66,17 +66,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _pieces(options: argparse.Namespace, *, shown: bool) -> Iterator[bytes]:
     """Return the export's bytes; each format's modules are for those alone who ask for it."""
-    from qmond.ctl.lines import read  # noqa: PLC0415
+    from qmond.ctl.formats.lines import read  # noqa: PLC0415
 
     events = read(options.files)
     if options.format == "perfetto":
-        from qmond.ctl.perfetto import packets  # noqa: PLC0415
+        from qmond.ctl.formats.perfetto import packets  # noqa: PLC0415
 
         return packets(events)
     if options.format == "chrome":
-        from qmond.ctl.chrome import trace  # noqa: PLC0415
+        from qmond.ctl.formats.chrome import trace  # noqa: PLC0415
 
         return trace(events)
-    from qmond.ctl.table import table  # noqa: PLC0415
+    from qmond.ctl.formats.table import table  # noqa: PLC0415
 
     return table(events, guarded=not options.exact, shown=shown)

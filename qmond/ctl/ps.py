@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from qmond.client import Client
-from qmond.ctl.text import age, columns, json_text, printable
+from qmond.ctl.show.text import age, columns, json_text, printable
 
 __all__ = ["add_arguments", "render", "run", "warn_of_cut", "what"]
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the rows."""
-    from qmond.ctl import sql  # noqa: PLC0415 - no other verb needs it
+    from qmond.ctl.formats import sql  # noqa: PLC0415 - no other verb needs it
 
     if options.tables:
         sys.stdout.write(sql.described())

@@ -23,11 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from qmond.ctl.text import printable
+from qmond.ctl.show.text import printable
 from qmond.errors import QmondError
 
 if TYPE_CHECKING:
-    from qmond.ctl.recording import Recording
+    from qmond.ctl.runs.recording import Recording
 
 __all__ = ["add_arguments", "run"]
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns its exit status."""
-    from qmond.ctl.recording import Recording  # noqa: PLC0415 - no other verb needs it
+    from qmond.ctl.runs.recording import Recording  # noqa: PLC0415 - no other verb needs it
 
     output = options.output or Path(f"qmond-record-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     named = [name.upper() for names in options.event or () for name in names.split(",")]

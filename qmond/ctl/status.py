@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from qmond.client import Client
-from qmond.ctl.text import json_text
+from qmond.ctl.show.text import json_text
 
 __all__ = ["add_arguments", "render", "run"]
 

@@ -26,7 +26,7 @@ from itertools import islice
 from typing import Final
 
 from qmond.client import Choice, Client
-from qmond.ctl import render, strace
+from qmond.ctl.show import render, strace
 from qmond.errors import ProtocolError, QmondError, RequestError
 
 __all__ = ["add_arguments", "events_of", "retrying", "run"]

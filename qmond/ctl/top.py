@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from qmond.client import Client
-from qmond.ctl.sampling import COLUMNS, Sampler
+from qmond.ctl.show.sampling import COLUMNS, Sampler
 from qmond.errors import QmondError
 
 __all__ = ["add_arguments", "run"]
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         return Client(options.socket)
 
     connect().close()  # where there is none to begin with, that is told at once
-    from qmond.ctl.screen import Top  # noqa: PLC0415 - textual takes a fifth of a second
+    from qmond.ctl.show.screen import Top  # noqa: PLC0415 - textual takes a fifth of a second
 
     Top(Sampler(connect), options.sort).run()
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from qmond.client import Client
 from qmond.ctl.ps import warn_of_cut, what
-from qmond.ctl.text import age, json_text, printable
+from qmond.ctl.show.text import age, json_text, printable
 
 __all__ = ["add_arguments", "grow", "render", "run"]
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from qmond.records import ARGV_MAX, COMM_SIZE, PARENTS_MAX
+from qmond.events.records import ARGV_MAX, COMM_SIZE, PARENTS_MAX
 
 __all__ = [
     "LINKS_MAX",

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmond import procfs
+from qmond.events.records import PARENTS_MAX
 from qmond.looker.requests import PATH_MAX, RINGS_MAX, Outline, Seen, Words
-from qmond.records import PARENTS_MAX
+from qmond.processes import procfs
 
 __all__ = ["matches", "outline", "scan", "words"]
 

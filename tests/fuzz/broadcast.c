@@ -1,6 +1,6 @@
 /*
  * Reads shared memory full of nonsense, or of frames with a few bytes changed, under AddressSanitizer
- * and UndefinedBehaviorSanitizer; the test puts encode.c, broadcast.c and their preamble in front.
+ * and UndefinedBehaviorSanitizer; the test puts encoder.c, broadcast.c and their preamble in front.
  *
  *     fuzz ROUNDS SEED
  */

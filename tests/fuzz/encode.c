@@ -2,7 +2,7 @@
  * Drives every function of the encoder in any order, under AddressSanitizer and
  * UndefinedBehaviorSanitizer. What is done comes from bytes: a file of the corpus, one of them
  * changed at random, or random bytes. The tables come from a file that the test wrote; the test
- * puts encode.c and its preamble in front.
+ * puts encoder.c and its preamble in front.
  *
  *     fuzz TABLES SECONDS SEED CORPUS...
  *

@@ -158,7 +158,7 @@ def patched(folder: Path, front: str) -> str:
     (folder / "sitecustomize.py").write_text(front)
     path = f"{folder}:" + os.environ.get("PYTHONPATH", "")
     patch = f"import os; os.environ.update(PYTHONPATH={path!r})"
-    return patch + "\nimport qmond.fronting; qmond.fronting._PAUSES = (0.1, 0.2)"
+    return patch + "\nimport qmond.daemon.fronting; qmond.daemon.fronting._PAUSES = (0.1, 0.2)"
 
 
 def test_a_socket_that_a_front_shut_down_is_bound_anew(qmond: StartQmond, folder: Path) -> None:

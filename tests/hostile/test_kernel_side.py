@@ -22,11 +22,10 @@ from attack import attacked, attacking, compiled, open_folder
 from conftest import Build, StartQmond
 from harness import PATIENCE, Qmond, wait_until, waiting
 
-from qmond.bpf.header import OTHERS
 from qmond.bpf.load import Options
 from qmond.bpf.probes import Probes, Settings
-from qmond.events import NUMBER
-from qmond.records import RECORD_FORMAT
+from qmond.events.records import OTHERS, RECORD_FORMAT
+from qmond.events.table import NUMBER
 
 CGROUPS = next(
     Path(line.split()[1])

@@ -217,7 +217,7 @@ def broken(trial: Trial) -> Iterator[Row]:
 
 HALF_A_LINE = """
 import errno, os
-from qmond import eventlog
+from qmond.log import writer as eventlog
 class Disk:
     calls = 0
     def __getattr__(self, name):

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 from conftest import StartQmond
 
-from qmond.events import BY_NAME
-from qmond.schema import original_keys, schema
+from qmond.events.schema import original_keys, schema
+from qmond.events.table import BY_NAME
 
 CLOSED_PORT = 9  # discard: nothing listens there
 HARD = b'line\nquote" back\\slash\tNUL\0after \x01\x1b[31m\x7f \xff\xc3(\xe2\x82 end \xe2\x82\xac'

@@ -17,7 +17,7 @@ from harness import wait_until, waiting
 
 PERF = """
 import functools, qmond.service
-qmond.service.Options = functools.partial(qmond.service.Options, multi=False)
+qmond.daemon.service.Options = functools.partial(qmond.daemon.service.Options, multi=False)
 """
 """As on a kernel without uprobe_multi."""
 
@@ -86,7 +86,10 @@ def test_can_be_turned_off(qmond: StartQmond, build: Build) -> None:
 
 
 def test_an_interval_that_ends_as_the_daemon_stops_is_told(qmond: StartQmond, build: Build) -> None:
-    daemon = qmond(stats={"interval": "1s"}, patch="import qmond.rounds; qmond.rounds._SETTLE = 60")
+    daemon = qmond(
+        stats={"interval": "1s"},
+        patch="import qmond.daemon.timers; qmond.daemon.timers._SETTLE = 60",
+    )
     guest = subprocess.Popen(["qemu-aarch64", build("waits", "aarch64")], stdin=subprocess.DEVNULL)
     with guest:
         pass
@@ -125,7 +128,7 @@ def test_where_they_cannot_be_had_it_is_said(
 def test_a_process_over_its_budget_is_left_alone_for_a_while(
     qmond: StartQmond, build: Build
 ) -> None:
-    patch = "import qmond.allocations; qmond.allocations.PAUSE = 1.0"
+    patch = "import qmond.daemon.allocations; qmond.daemon.allocations.PAUSE = 1.0"
     daemon = qmond(stats={"budget": "3000/s"}, patch=patch)
 
     def state(of: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness import PATIENCE, Qmond, wait_until
 
-from qmond.messages import MessageId
+from qmond.systemd.messages import MessageId
 
 pytestmark = pytest.mark.root
 StartQmond = Callable[..., Qmond]

@@ -93,7 +93,7 @@ def test_what_is_rare_gets_through_when_a_storm_fills_the_ring(
 
 SLOW_TOTALS = """
 import time
-from qmond.reports import Reports
+from qmond.daemon.status import Reports
 def totals(self, totals=Reports.totals):
     time.sleep(0.2)
     return totals(self)

@@ -48,7 +48,7 @@ def test_not_an_event_is_missing_or_twice(qmond: StartQmond, build: Build, tmp_p
 
 DEATHS = {
     "before its batch is a fact": """
-from qmond.daemon import Daemon
+from qmond.daemon.daemon import Daemon
 def commit(self, commit=Daemon._commit, calls=[0]):
     calls[0] += 1
     if calls[0] == 10: os.kill(os.getpid(), 9)
@@ -56,7 +56,7 @@ def commit(self, commit=Daemon._commit, calls=[0]):
 Daemon._commit = commit
 """,
     "in the middle of a line": """
-from qmond.eventlog import EventLog
+from qmond.log.writer import EventLog
 def write(self, lines, write=EventLog.write, calls=[0]):
     calls[0] += 1
     if calls[0] == 10:
@@ -66,8 +66,8 @@ def write(self, lines, write=EventLog.write, calls=[0]):
 EventLog.write = write
 """,
     "with its batch alone in a new file": """
-from qmond.eventlog import EventLog
-from qmond.daemon import Daemon
+from qmond.log.writer import EventLog
+from qmond.daemon.daemon import Daemon
 def commit(self, commit=Daemon._commit, calls=[0]):
     calls[0] += 1
     if calls[0] == 10: os.kill(os.getpid(), 9)
@@ -99,8 +99,8 @@ def test_what_was_not_a_fact_is_done_again(moment: str, qmond: StartQmond, build
 
 
 FAULT = """
-import qmond.service
-from qmond.reports import Reports
+import qmond.daemon.service
+from qmond.daemon.status import Reports
 def summary(self, summary=Reports.summary, calls=[0]):
     calls[0] += 1
     if calls[0] == 3: raise ZeroDivisionError("a fault of its own")
@@ -113,7 +113,7 @@ Reports.summary = summary
 def test_a_fault_of_its_own(settled: int, qmond: StartQmond, build: Build, tmp_path: Path) -> None:
     """The next one goes on where it ended, but not where that may have been the state's fault."""
     lasted = settled == 0
-    daemon = qmond(patch=f"{FAULT}qmond.service._SETTLED = {settled}", ring={"size": "16M"})
+    daemon = qmond(patch=f"{FAULT}qmond.daemon.service._SETTLED = {settled}", ring={"size": "16M"})
     with counting(build("count", "aarch64"), some=10, pause=5) as guest:
         assert daemon.process.wait(PATIENCE) == 1
         daemon.kill()

@@ -26,11 +26,11 @@ asking.COMMAND = (sys.executable, "-P", "-c", {!r} + begin)
 
 NO_RULE = {
     "architecture": """
-from qmond import allocations
+from qmond.daemon import allocations
 allocations.is_safe = lambda arch, host: arch is not None
 """,
     "exec": """
-from qmond.guard import Guard
+from qmond.daemon.guard import Guard
 Guard._take_out_urgently = lambda self: self._probes.urgently()
 Guard.take_out = lambda self, place: None
 """,

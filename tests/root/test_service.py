@@ -93,9 +93,9 @@ def test_a_wrong_configuration_changes_nothing(qmond: StartQmond) -> None:
 
 
 RESTART = """
-import qmond.service
+import qmond.daemon.service
 async def is_restart(): return True
-qmond.service._is_restart = is_restart
+qmond.daemon.service._is_restart = is_restart
 """
 
 

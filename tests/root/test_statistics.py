@@ -9,11 +9,11 @@ from struct import pack
 
 from conftest import Build
 
-from qmond.bpf.header import OTHERS
 from qmond.bpf.load import Options
 from qmond.bpf.maps import possible_cpus
 from qmond.bpf.probes import Probes, Settings
-from qmond.events import NUMBER
+from qmond.events.records import OTHERS
+from qmond.events.table import NUMBER
 
 ROWS = 8192
 """How many there are, as qmon.c has it."""

@@ -33,7 +33,7 @@ SOURCES = (
     "CHANGELOG.md", "LICENSE",
 )  # fmt: skip
 """What script/install reads."""
-OPTIONAL = {"qmond.ctl.sql"}
+OPTIONAL = {"qmond.ctl.formats.sql"}
 """Modules that need what only some installations have."""
 IMPORT_ALL = """
 import importlib, pkgutil, qmond

@@ -1,0 +1,302 @@
+"""The configuration file: YAML in, frozen dataclasses out, every fault told at once.
+
+A key is declared once, as a field of its section: the parser takes the value as YAML has it, and
+raises ValueError with what was expected instead. `etc/qmon.yaml` explains each to the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from qmond.config import values
+from qmond.config.rules import DEFAULT_RULES, Rule
+from qmond.errors import ConfigError
+from qmond.events.records import CAPTURE_MAX
+from qmond.events.table import NUMBER
+
+__all__ = ["DEFAULT_PATH", "Config", "hold", "load_config", "parse_config"]
+
+DEFAULT_PATH: Final = Path("/etc/qmon.yaml")
+
+
+def _key(parse: values.Parser, default: Any) -> Any:  # noqa: ANN401 - a dataclass field of any type
+    return field(default=default, metadata={"parse": parse})
+
+
+def _section(of: type) -> Any:  # noqa: ANN401 - as above
+    return field(default_factory=of, metadata={"section": of})
+
+
+# ---- the keys --------------------------------------------------------------------------------
+
+_DAY: Final = 86_400
+
+_EXCLUDE: Final = (
+    "qemu-system-",
+    "qemu-img",
+    "qemu-io",
+    "qemu-nbd",
+    "qemu-ga",
+    "qemu-storage-daemon",
+    "qemu-bridge-helper",
+    "qemu-pr-helper",
+    "qemu-vmsr-helper",
+    "qemu-edid",
+    "qemu-keymap",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which executables are watched, by how their file names begin."""
+
+    prefixes: tuple[str, ...] = _key(values.prefixes(1), ("qemu-",))
+    exclude: tuple[str, ...] = _key(values.prefixes(0), _EXCLUDE)
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """How much content READ and WRITE carry."""
+
+    bytes: int = _key(values.size(0, CAPTURE_MAX), 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The statistics: FREE_SUM, MMAP_SUM, ALLOC_SUM. The interval is in seconds.
+
+    `budget` is how many allocations a second one process is counted for.
+    """
+
+    interval: float = _key(values.seconds(0.1, 3600), 1.0)
+    allocations: bool = _key(values.boolean, True)  # noqa: FBT003 - a default
+    budget: int = _key(values.rate(1, 10_000_000), 20_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The buffer between kernel and daemon, in bytes."""
+
+    size: int = _key(values.size(64 << 10, 1 << 30, power_of_two=True), 16 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """When a log file is full, in bytes, or old enough, in seconds."""
+
+    size: int = _key(values.size(64 << 10, 1 << 40), 64 << 20)
+    age: float = _key(values.seconds(1, 366 * _DAY), float(_DAY))
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of the log stays: rotated files, bytes in all, seconds; bytes of `lives/`."""
+
+    files: int = _key(values.integer(1, 100_000), 1000)
+    bytes: int = _key(values.size(1 << 20, 1 << 50), 4 << 30)
+    age: float = _key(values.seconds(1, 36_600 * _DAY), 30.0 * _DAY)
+    lives: int = _key(values.size(0, 1 << 40), 256 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The event log. `sync` has seconds, or never, rotate or batch."""
+
+    dir: Path = _key(values.absolute, Path("/var/log/qmond"))
+    group: str = _key(values.group, "qmon-payload")
+    rotate: Rotate = _section(Rotate)
+    compress: str = _key(values.choice("zstd", "gzip", "none"), "zstd")
+    compress_delay: float = _key(values.seconds(0, 366 * _DAY), 300.0)
+    keep: Keep = _section(Keep)
+    min_free: int = _key(values.size(0, 1 << 50), 256 << 20)
+    sync: str | float = _key(values.sync, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """The socket for clients, and who may; the buffer is one client's, in bytes."""
+
+    path: Path = _key(values.socket_path, Path("/run/qmond/qmond.sock"))
+    group: str = _key(values.group, "qmon")
+    payload_group: str = _key(values.group, "qmon-payload")
+    client_buffer: int = _key(values.size(64 << 10, 1 << 30), 4 << 20)
+    client_timeout: float = _key(values.seconds(1, 3600), 30.0)
+    max_clients: int = _key(values.integer(1, 10_000), 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures for Prometheus: where they are served, and a file written so often, in seconds."""
+
+    listen: str | None = _key(values.listen, None)
+    textfile: Path | None = _key(values.text_file, None)
+    interval: float = _key(values.seconds(1, 3600), 15.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Events that the system's journal gets, too, and how many a second."""
+
+    events: tuple[str, ...] = _key(values.events, ())
+    rate: int = _key(values.rate(1, 10_000), 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; every key has a default."""
+
+    match: Match = _section(Match)
+    events: tuple[str, ...] = _key(values.events, values.ALL_EVENTS)
+    capture: Capture = _section(Capture)
+    stats: Stats = _section(Stats)
+    timestamps: str = _key(values.choice("monotonic", "relative"), "monotonic")
+    fields: str = _key(values.choice("full", "original"), "full")
+    limits: tuple[tuple[str, int], ...] = _key(values.limits, ())
+    ring: Ring = _section(Ring)
+    log: Log = _section(Log)
+    socket: Socket = _section(Socket)
+    metrics: Metrics = _section(Metrics)
+    journal: Journal = _section(Journal)
+    redact: tuple[Rule, ...] = _key(values.redact, DEFAULT_RULES)
+    procfs: Path = _key(values.absolute, Path("/proc"))
+
+    @property
+    def mask(self) -> int:
+        """The events as bits, by their number in the table."""
+        return sum(1 << NUMBER[name] for name in self.events)
+
+
+_AT_START: Final = (
+    "timestamps",
+    "fields",
+    "ring.size",
+    "log.dir",
+    "log.group",
+    "socket.path",
+    "metrics.listen",
+    "metrics.textfile",
+    "metrics.interval",
+    "procfs",
+)
+"""Keys that hold from a daemon's start to its end."""
+
+
+def hold(config: Config, running: Config) -> tuple[Config, list[str]]:
+    """Return a configuration with what a running daemon cannot change, and the keys of that."""
+    later = [key for key in _AT_START if _value(config, key) != _value(running, key)]
+    for key in later:
+        config = _replaced(config, key, _value(running, key))
+    return config, later
+
+
+def _value(section: Any, key: str) -> Any:  # noqa: ANN401 - a section or a value
+    for name in key.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def _replaced(section: Any, key: str, value: object) -> Any:  # noqa: ANN401 - as above
+    name, _, rest = key.partition(".")
+    inner = _replaced(getattr(section, name), rest, value) if rest else value
+    return replace(section, **{name: inner})
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Return the configuration that a file's text says. Raises ConfigError with every fault."""
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        faults: list[str] = []
+        config: Config = _read(Config, node, loader, _Place(name, ""), faults)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError([f"{name}:{line}: not YAML: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{name}:1: not YAML: {str(error).splitlines()[0]}"]) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def load_config(path: Path, *, required: bool) -> Config:
+    """Read a configuration file; where it is not `required`, its absence means the defaults."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if not required:
+            return Config()
+        raise ConfigError([f"{path}: there is no such file"]) from error
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: byte {error.start} is not UTF-8"]) from error
+    return parse_config(text, str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the file a fault is."""
+
+    file: str
+    key: str
+
+    def below(self, key: str) -> _Place:
+        return _Place(self.file, f"{self.key}.{key}" if self.key else key)
+
+    def fault(self, node: yaml.Node, what: str) -> str:
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.file}:{node.start_mark.line + 1}: {key}{what}"
+
+
+def _read(
+    of: type, node: yaml.Node | None, loader: yaml.SafeLoader, place: _Place, faults: list[str]
+) -> Any:  # noqa: ANN401 - an `of`
+    """Return one section; where it has faults, they are added and the defaults stand in."""
+    if node is None or node.tag == "tag:yaml.org,2002:null":
+        return of()
+    if not isinstance(node, yaml.MappingNode):
+        faults.append(place.fault(node, f"{_found(node)}; expected keys: {', '.join(_keys(of))}"))
+        return of()
+    values: dict[str, Any] = {}
+    seen: set[str] = set()
+    known = {entry.name: entry for entry in fields(of)}
+    for key_node, value_node in node.value:
+        key = str(getattr(key_node, "value", key_node.tag))
+        entry, here = known.get(key), place.below(key)
+        if entry is None:
+            faults.append(here.fault(key_node, f"unknown key; expected one of {', '.join(known)}"))
+        elif key in seen:
+            faults.append(here.fault(key_node, "given twice"))
+        elif "section" in entry.metadata:
+            values[key] = _read(entry.metadata["section"], value_node, loader, here, faults)
+        else:
+            try:
+                values[key] = entry.metadata["parse"](
+                    loader.construct_object(value_node, deep=True)
+                )
+            except ValueError as error:
+                faults.append(here.fault(value_node, f"{_found(value_node)}; expected {error}"))
+        seen.add(key)
+    return of(**values)
+
+
+def _found(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return f"is {node.value!r}" if node.value else "is empty"
+    return "is a list" if isinstance(node, yaml.SequenceNode) else "is a mapping"
+
+
+def _keys(of: type) -> Iterator[str]:
+    return (entry.name for entry in fields(of) if is_dataclass(of))

@@ -1,0 +1,263 @@
+"""What a value in the configuration may be: each parser takes it as YAML has it.
+
+It returns the value as the daemon has it, or raises ValueError with what was expected instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+from qmond.config.rules import Rule, compile_pattern
+from qmond.events.fields import Form
+from qmond.events.records import PATTERN_MAX, PATTERN_WORDS
+from qmond.events.table import PUBLIC, STREAM_ONLY
+from qmond.units import parse_rate, parse_seconds, parse_size
+
+__all__ = [
+    "ALL_EVENTS",
+    "LIMITABLE",
+    "REDACTABLE",
+    "Parser",
+    "absolute",
+    "boolean",
+    "choice",
+    "events",
+    "group",
+    "integer",
+    "limits",
+    "listen",
+    "prefixes",
+    "rate",
+    "redact",
+    "seconds",
+    "size",
+    "socket_path",
+    "sync",
+    "text_file",
+]
+
+Parser = Callable[[Any], Any]
+
+LIMITABLE: Final = tuple(
+    event.name
+    for event in PUBLIC
+    if event.source.startswith("s") and not event.state and not event.statistic
+)
+"""What the kernel side makes, and the process table does not live on."""
+ALL_EVENTS: Final = tuple(event.name for event in PUBLIC if event.name not in STREAM_ONLY)
+
+REDACTABLE: Final = tuple(
+    event.name
+    for event in PUBLIC
+    if any(field.form in {Form.CONTENT, Form.TEXT} for field in event.fields)
+)
+
+
+def choice(*choices: str) -> Parser:
+    """One of some words."""
+
+    def parse(value: object) -> object:
+        if value not in choices:
+            raise ValueError(" or ".join(choices))
+        return value
+
+    return parse
+
+
+def boolean(value: object) -> object:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def integer(least: int, most: int) -> Parser:
+    """A whole number in a range."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def size(least: int, most: int, *, power_of_two: bool = False) -> Parser:
+    """Bytes in a range, such as 64M."""
+
+    def parse(value: object) -> int:
+        size = parse_size(value)
+        if not least <= size <= most or (power_of_two and size.bit_count() != 1):
+            kind = "a power of two" if power_of_two else "a size"
+            raise ValueError(f"{kind} from {_short(least)} to {_short(most)}")
+        return size
+
+    return parse
+
+
+def _short(size: int) -> str:
+    for power, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if size and size % (1 << power) == 0:
+            return f"{size >> power}{unit}"
+    return str(size)
+
+
+def seconds(least: float, most: float) -> Parser:
+    """A time in a range, such as 30s."""
+
+    def parse(value: object) -> float:
+        seconds = parse_seconds(value)
+        if not least <= seconds <= most:
+            raise ValueError(f"a time from {least:g}s to {most:g}s")
+        return seconds
+
+    return parse
+
+
+def sync(value: object) -> str | float:
+    """When the log goes to the disk: never, rotate, batch, or an interval such as 1s."""
+    if isinstance(value, str) and value in {"never", "rotate", "batch"}:
+        return value
+    try:
+        return cast("float", seconds(1, 3600)(value))
+    except ValueError as error:
+        raise ValueError("never, rotate, batch, or a time from 1s to 3600s") from error
+
+
+def rate(least: int, most: int) -> Parser:
+    """So many a second, in a range, such as 1000/s."""
+
+    def parse(value: object) -> int:
+        rate = parse_rate(value)
+        if not least <= rate <= most:
+            raise ValueError(f"a rate from {least}/s to {most}/s")
+        return rate
+
+    return parse
+
+
+def absolute(value: object) -> Path:
+    """An absolute path."""
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError("an absolute path")
+    return Path(value)
+
+
+def socket_path(value: object) -> Path:
+    """A path that fits into a Unix socket's address, with a lock's beside it."""
+    path = absolute(value)
+    if len(str(path).encode()) > 100:  # sun_path has 108 bytes; a lock's name stands beside it
+        raise ValueError("a path of at most 100 bytes")
+    return path
+
+
+def listen(value: object) -> str | None:
+    """Where the metrics are served: on the host itself, for there is no password to them."""
+    if value is None:
+        return None
+    expected = (
+        "a loopback address with a port, such as 127.0.0.1:9839 or [::1]:9839, or unix:/PATH: who "
+        "may see the figures from elsewhere is for a proxy with TLS and passwords to say"
+    )
+    if not isinstance(value, str):
+        raise ValueError(expected)
+    if value.startswith("unix:"):
+        return f"unix:{socket_path(value.removeprefix('unix:'))}"
+    found = re.fullmatch(r"(127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})", value, re.ASCII)
+    octets = found[1].split(".")[1:] if found else []
+    if (
+        found is None
+        or not 0 < int(found[2]) < 1 << 16
+        or any(int(octet) > 255 for octet in octets)
+    ):
+        raise ValueError(expected)
+    return value
+
+
+def text_file(value: object) -> Path | None:
+    """A file for node_exporter, which reads those that are called so."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.endswith(".prom"):
+        return absolute(value)
+    raise ValueError("an absolute path that ends in .prom")
+
+
+def group(value: object) -> str:
+    """The name of a group, which need not exist."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][\w.-]{0,31}", value):
+        raise ValueError("the name of a group")
+    return value
+
+
+def prefixes(least: int) -> Parser:
+    """How file names may begin: at least so many."""
+    longest = PATTERN_WORDS * 8
+
+    def parse(value: object) -> tuple[str, ...]:
+        rows = value if isinstance(value, list) else [None]
+        if not least <= len(rows) <= PATTERN_MAX or not all(
+            isinstance(row, str) and 0 < len(row.encode()) <= longest and not set("/\0") & set(row)
+            for row in rows
+        ):
+            raise ValueError(
+                f"a list of {least} to {PATTERN_MAX} file name prefixes of 1 to {longest} bytes"
+            )
+        return tuple(rows)
+
+    return parse
+
+
+def events(value: object) -> tuple[str, ...]:
+    """All events, or some by their names."""
+    if value == "all":
+        return ALL_EVENTS
+    if not isinstance(value, list):
+        raise ValueError("all, or a list of event names")
+    unknown = [name for name in value if name not in ALL_EVENTS]
+    if unknown:
+        names = ", ".join(ALL_EVENTS)
+        raise ValueError(f"event names; unknown: {', '.join(map(str, unknown))}; known: {names}")
+    return tuple(name for name in ALL_EVENTS if name in value)
+
+
+def limits(value: object) -> tuple[tuple[str, int], ...]:
+    """Rates by the names of events."""
+    if not isinstance(value, dict):
+        raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")
+    wrong = [str(name) for name in value if name not in LIMITABLE]
+    if wrong:
+        names = ", ".join(LIMITABLE)
+        raise ValueError(f"events that may be limited: {names}; not: {', '.join(wrong)}")
+    parse = rate(1, 1_000_000_000)
+    try:
+        return tuple((name, parse(value[name])) for name in LIMITABLE if name in value)
+    except ValueError as error:
+        raise ValueError(f"for each event {error}") from error
+
+
+def redact(value: object) -> tuple[Rule, ...]:
+    """Patterns, and where they count."""
+    if not isinstance(value, list):
+        raise ValueError("a list of patterns, or of mappings of pattern, events, guest, path")
+    rules = []
+    for item in value:
+        row = {"pattern": item} if isinstance(item, str) else item
+        if not isinstance(row, dict) or set(row) - {"pattern", "events", "guest", "path"}:
+            raise ValueError(f"patterns, or mappings of pattern, events, guest, path; not {item!r}")
+        events = row.get("events", [])
+        texts = [row.get("pattern"), row.get("guest", ""), row.get("path", "")]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(events, list):
+            raise ValueError(f"pattern, guest and path as texts, events as a list; not {item!r}")
+        if wrong := [str(name) for name in events if name not in REDACTABLE]:
+            names = ", ".join(REDACTABLE)
+            raise ValueError(f"events that have a text: {names}; not: {', '.join(wrong)}")
+        try:
+            compile_pattern(row["pattern"])
+        except ValueError as error:
+            raise ValueError(f"patterns of RE2; {row['pattern']!r}: {error}") from error
+        rules.append(Rule(row["pattern"], tuple(events), texts[1], texts[2]))
+    return tuple(rules)

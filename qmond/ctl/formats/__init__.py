@@ -1,0 +1,1 @@
+"""What qmonctl writes for other programs: tracks, Chrome, Perfetto, CSV, SQL."""

@@ -1,0 +1,118 @@
+"""A trace for Perfetto's UI.
+
+The format is a protobuf, protos/perfetto/trace/trace.proto in Perfetto: a Trace is packets one
+after the other, so that it is written as it comes. The field numbers stand where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import orjson
+
+from qmond.ctl.formats.tracks import Kind, Mark, Origin, Track, marks
+
+__all__ = ["packets"]
+
+_VARINT, _LENGTH = 0, 2  # wire types
+_REALTIME, _MONOTONIC = 1, 3  # BuiltinClock
+_UNITS: Final = {"bytes": 3}  # CounterDescriptor.Unit
+
+
+def packets(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """Yield a trace's bytes, piece by piece."""
+    for found in marks(events):
+        match found:
+            case Mark():
+                yield _mark(found)
+            case Track():
+                yield _packet(60, _descriptor(found))
+            case Origin():
+                yield _packet(6, _snapshot(found))
+
+
+# ---- protobuf: encoding.md of its documentation --------------------------------------------------
+
+
+_SHORT: Final = tuple(bytes([value]) for value in range(0x80))
+
+
+def _varint(value: int) -> bytes:
+    if 0 <= value < 0x80:
+        return _SHORT[value]
+    value &= (1 << 64) - 1  # a negative number is its two's complement
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3 | _VARINT) + _varint(value)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    return _varint(field << 3 | _LENGTH) + _varint(len(value)) + value
+
+
+def _text(field: int, value: str) -> bytes:
+    return _bytes(field, value.encode("utf-8", "replace"))
+
+
+# ---- the trace -----------------------------------------------------------------------------------
+
+_SEQUENCE: Final = _number(10, 1)  # trusted_packet_sequence_id
+_CLOCK: Final = _number(58, _MONOTONIC)  # timestamp_clock_id
+
+
+def _packet(field: int, value: bytes) -> bytes:
+    return _bytes(1, _bytes(field, value) + _SEQUENCE)
+
+
+def _snapshot(origin: Origin) -> bytes:
+    """Return a ClockSnapshot: the marks' clock is the trace's own, and the wall clock beside it."""
+    clocks = ((_MONOTONIC, origin.ts), (_REALTIME, origin.wall))
+    told = b"".join(_bytes(1, _number(1, clock) + _number(2, at)) for clock, at in clocks)
+    return told + _number(2, _MONOTONIC)  # primary_trace_clock
+
+
+def _descriptor(track: Track) -> bytes:
+    """Return a TrackDescriptor."""
+    found = _number(1, track.number)
+    if track.above:
+        found += _number(5, track.above)
+    if track.is_counter:
+        unit = _number(3, _UNITS[track.unit]) if track.unit in _UNITS else _text(6, track.unit)
+        return found + _text(2, track.name) + _bytes(8, unit)
+    if track.tid:  # ThreadDescriptor
+        about = _number(1, track.pid) + _number(2, track.tid) + _text(5, track.name)
+        return found + _bytes(4, about)
+    if track.pid:  # ProcessDescriptor
+        about = _number(1, track.pid) + b"".join(_text(2, word) for word in track.argv)
+        about += _text(6, track.name) + (_number(7, track.start) if track.start else b"")
+        return found + _bytes(3, about)
+    return found + _text(2, track.name)
+
+
+def _mark(mark: Mark) -> bytes:
+    event = _number(9, mark.kind) + _number(11, mark.track.number)  # TrackEvent
+    if mark.name:
+        event += _text(23, mark.name)
+    if mark.kind == Kind.COUNTER:
+        event += _number(30, mark.amount)
+    for key, value in (mark.values or {}).items():
+        event += _bytes(4, _text(10, key) + _value(value))  # DebugAnnotation
+    return _bytes(1, _number(8, mark.ts) + _bytes(11, event) + _SEQUENCE + _CLOCK)
+
+
+def _value(value: object) -> bytes:
+    if isinstance(value, bool):
+        return _number(2, int(value))
+    if isinstance(value, int):
+        return _number(3, value) if value >= 0 else _number(4, value)
+    if isinstance(value, str):
+        return _text(6, value)
+    return _bytes(6, orjson.dumps(value))

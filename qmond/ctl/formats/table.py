@@ -1,0 +1,70 @@
+"""Events as a table: a column for each key that an event can have, in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Final
+
+from qmond.ctl.show.text import printable
+from qmond.escape import json_bytes
+from qmond.events.table import COMMON, PUBLIC
+
+__all__ = ["COLUMNS", "cell", "csv_rows", "table"]
+
+COLUMNS: Final = tuple(
+    dict.fromkeys(
+        ["ts", "time", "seq", "event", "pid", "tid", "arch", "guest"]
+        + [field.key for event in PUBLIC for field in event.fields]
+        + [field.key for field in COMMON]
+        + ["redacted"]
+    )
+)
+"""Every key of every event, in an order that stays; `evt` is in `event`."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What spreadsheets take for a formula's beginning; then the wide forms of the first four."""
+
+
+def table(
+    events: Iterable[dict[str, Any]], *, guarded: bool = True, shown: bool = False
+) -> Iterator[bytes]:
+    """Yield a table in CSV, with a row for each event; as for `csv_rows`."""
+    rows = (
+        [
+            event.get("event") or event["evt"] if key == "event" else event.get(key)
+            for key in COLUMNS
+        ]
+        for event in events
+    )
+    return csv_rows(COLUMNS, rows, guarded=guarded, shown=shown)
+
+
+def csv_rows(
+    names: Sequence[str], rows: Iterable[Sequence[object]], *, guarded: bool, shown: bool
+) -> Iterator[bytes]:
+    """Yield CSV by RFC 4180.
+
+    `guarded`: a text that a spreadsheet would take for a formula gets an apostrophe in front.
+    `shown`: nothing in it drives a terminal.
+    """
+    line = io.StringIO(newline="")
+    writer = csv.writer(line)
+    for row in chain([names], rows):
+        line.seek(0)
+        line.truncate()
+        writer.writerow([cell(value, guarded=guarded, shown=shown) for value in row])
+        yield line.getvalue().encode("utf-8", "replace")
+
+
+def cell(value: object, *, guarded: bool, shown: bool) -> object:
+    """Return what stands in a cell: numbers as they are, lists and objects as JSON."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str):
+        if guarded and value.startswith(_FORMULA):
+            value = f"'{value}"
+        return printable(value) if shown else value
+    return json_bytes(value).decode()

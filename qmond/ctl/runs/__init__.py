@@ -1,0 +1,1 @@
+"""`qmonctl record`: a command's run, watched from its start to its end."""

@@ -1,0 +1,1 @@
+"""What qmonctl shows to people: text, columns, screens."""

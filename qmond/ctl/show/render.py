@@ -1,0 +1,85 @@
+"""An event as a line that a person reads: aligned, coloured, cut to the terminal's width."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from qmond.ctl.show.text import cut, pad, printable
+from qmond.ctl.show.text import width as width_of
+
+__all__ = ["line", "moment", "quoted"]
+
+_ASIDE: Final = {"ts", "time", "seq", "tid", "arch", "guest", "event", "evt", "pid", "start"}
+"""Keys that are columns, or that a person seldom asks for."""
+_RESET: Final = "\033[0m"
+_DIM: Final = "\033[2m"
+_COLOURS: Final = {
+    "red": "\033[31m",
+    "green": "\033[32m",
+    "yellow": "\033[33m",
+    "blue": "\033[34m",
+    "magenta": "\033[35m",
+    "cyan": "\033[36m",
+}
+_COLOUR_OF: Final = (
+    ("red", "LOST DROPPED GAP SUPPRESSED"),
+    ("green", "TRACK_ADOPT TRACK_FORK EXEC EXIT WAIT4_EXITED SETUID"),
+    ("cyan", "TRACK_OPENAT READLINKAT READ WRITE DUP2 IO_URING"),
+    ("magenta", "SOCKET CONNECT SENDTO RECVFROM"),
+    ("yellow", "SIGNAL_GENERATE MPROTECT MADVICE"),
+    ("blue", "START END CLOCK"),
+)
+_COLOUR: Final = {name: _COLOURS[colour] for colour, names in _COLOUR_OF for name in names.split()}
+
+
+def line(event: Mapping[str, Any], *, width: int | None = None, colour: bool = False) -> str:
+    """Return one line, without its end; `width` is the terminal's in columns, or None."""
+    name = str(event.get("event") or event.get("evt") or "?")
+    pid = event.get("pid", event.get("parent", event.get("prev_pid", -1)))
+    guest = str(event.get("guest") or "").rpartition("/")[2]
+    head = [
+        moment(event),
+        f"{'' if pid == -1 else printable(str(pid)):>7}",
+        pad(cut(printable(guest), 12), 12),
+        pad(printable(name), 15),
+    ]
+    told = " ".join(_told(key, value) for key, value in event.items() if _is_told(key, value))
+    if width is not None:
+        told = cut(told, max(0, width - sum(map(width_of, head)) - len(head)))
+    if colour:
+        head[0] = f"{_DIM}{head[0]}{_RESET}"
+        head[3] = f"{_COLOUR.get(name, '')}{head[3]}{_RESET}"
+    return " ".join([*head, told]).rstrip()
+
+
+def moment(event: Mapping[str, Any]) -> str:
+    """Return when it was: the time of day here, or where the line has no time, seconds."""
+    try:
+        return f"{datetime.fromisoformat(event['time']).astimezone():%H:%M:%S.%f}"
+    except (KeyError, TypeError, ValueError):
+        ts = event.get("ts", 0)
+        return f"{ts:15.6f}" if isinstance(ts, int | float) else f"{'':15}"
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, with nothing in it that a terminal might act on."""
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _told(key: str, value: object) -> str:
+    return f"{printable(key)}={_value(value)}"
+
+
+def _is_told(key: str, value: object) -> bool:
+    return key not in _ASIDE and value is not None and value is not False
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return "[" + " ".join(map(quoted, value)) + "]"
+    return printable(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,92 @@
+"""The screen of `qmonctl top`, in textual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.widgets import DataTable, Footer, Static
+
+from qmond.ctl.show.sampling import COLUMNS, Sample, Sampler, rows_of, summary
+
+__all__ = ["Top"]
+
+
+class Top(App[None]):
+    """The table, below two lines of totals; it asks `every` so many seconds."""
+
+    TITLE = "qmonctl top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = "Static { height: 2; } DataTable { height: 1fr; }"
+    BINDINGS = [  # noqa: RUF012 - textual's way
+        ("s", "sort", "sort by the next"),
+        ("r", "reverse", "reverse"),
+        ("p", "pause", "pause"),
+        ("q", "quit", "quit"),
+    ]
+
+    def __init__(self, sampler: Sampler, sort: str = "EV/S", *, every: float = 1.0) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.every = every
+        self.column, self.reversed, self.paused = sort, False, False
+        self.sample = Sample()
+
+    def compose(self) -> ComposeResult:
+        """Lay out the parts: textual calls this, and what begins with `on_`."""
+        yield Static(markup=False)
+        yield DataTable(cursor_type="none", zebra_stripes=True)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to ask."""
+        self.set_interval(self.every, self.ask)
+        self.ask()
+
+    def ask(self) -> None:
+        """Have a thread ask the daemon, which may take its time."""
+        if not self.paused:
+            self.run_worker(self.fetch, thread=True, exclusive=True)
+
+    def fetch(self) -> None:
+        """Ask, in that thread."""
+        sample = self.sampler.sample()
+        self.call_from_thread(self.show, sample)
+
+    def show(self, sample: Sample) -> None:
+        """Show what was found."""
+        self.sample = sample
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the table anew."""
+        paused = "  (paused)" if self.paused else ""
+        self.query_one(Static).update(summary(self.sample) + paused)
+        table: DataTable[Any] = self.query_one(DataTable)
+        at = table.scroll_y
+        table.clear(columns=True)
+        mark = "▲" if self.reversed else "▼"
+        table.add_columns(*(f"{c} {mark}" if c == self.column else c for c in COLUMNS))
+        for row in rows_of(self.sample.processes, self.column, reverse=self.reversed):
+            table.add_row(*(Text(cell) for cell in row))
+        table.scroll_y = at
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        self.column = COLUMNS[(COLUMNS.index(self.column) + 1) % len(COLUMNS)]
+        self.draw()
+
+    def action_reverse(self) -> None:
+        """Sort the other way round."""
+        self.reversed = not self.reversed
+        self.draw()
+
+    def action_pause(self) -> None:
+        """Stand still, or go on."""
+        self.paused = not self.paused
+        self.draw()
+
+    def on_unmount(self) -> None:
+        """Hang up."""
+        self.sampler.close()

@@ -1,0 +1,91 @@
+"""The socket where clients come in: the core binds it, and lets the front have it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from qmond.config.keys import Socket
+from qmond.errors import ConfigError, QmondError
+from qmond.server.access import admit, bind_unix, group_id, is_dead
+
+__all__ = ["Entrance"]
+
+_log = logging.getLogger(__name__)
+
+_LOOK: Final = 1
+"""Seconds between two looks whether clients can connect."""
+
+
+class Entrance:
+    """The listening socket at a path, whose lock the caller holds.
+
+    A descriptor that is `given`, a socket unit's, stays there at the end.
+    """
+
+    def __init__(self, path: Path, limits: Socket, given: int | None = None) -> None:
+        """Bind it. Raises QmondError."""
+        self._path = path
+        self._group = limits.group
+        self._backlog = limits.max_clients
+        self._is_ours = given is None
+        try:
+            self.listener = self._bind() if given is None else socket.socket(fileno=given)
+            self.listener.listen(self._backlog)
+        except OSError as error:
+            raise QmondError(f"{path}: {error.strerror}") from error
+        if given is None:
+            self._say_who_may()
+
+    def _bind(self) -> socket.socket:
+        self._path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
+        return bind_unix(self._path, group_id(self._group))
+
+    async def keep_open(self, renewed: Callable[[socket.socket], None]) -> None:
+        """Bind it anew where it was shut down, until cancelled.
+
+        Whoever has a listening socket, too, can do that to it: a front that a client took over.
+        """
+        while True:
+            await asyncio.sleep(_LOOK)
+            if not is_dead(self.listener):
+                continue
+            if not self._is_ours:
+                _log.error("%s was shut down: systemctl restart qmond.socket", self._path)
+                return
+            _log.error("%s was shut down, and is bound anew", self._path)
+            try:
+                listener = self._bind()
+                listener.listen(self._backlog)
+            except OSError as error:
+                _log.error("%s: %s", self._path, error.strerror)
+                continue
+            self.listener.close()
+            self.listener = listener
+            renewed(listener)
+
+    def admit(self, group: str) -> None:
+        """Let another group connect. Raises ConfigError, and then nothing has changed."""
+        if not self._is_ours:
+            return
+        try:
+            admit(self._path, group_id(group))
+        except OSError as error:
+            fault = f"socket.group: {self._path} cannot be {group}'s: {error.strerror}"
+            raise ConfigError([fault]) from error
+        self._group = group
+        self._say_who_may()
+
+    def _say_who_may(self) -> None:
+        if group_id(self._group) is None:
+            _log.info("there is no group %s: only root may connect", self._group)
+
+    def close(self) -> None:
+        """Remove the socket, where it is the daemon's own."""
+        if self._is_ours:
+            self._path.unlink(missing_ok=True)
+        self.listener.close()

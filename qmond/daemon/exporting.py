@@ -1,0 +1,136 @@
+"""The core's part in the metrics: the address that they are served at, and the text file.
+
+Neither an address that is taken nor a full disk ends the watch: it is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from qmond.config.keys import Metrics as Config
+from qmond.server.access import bind_unix, is_dead
+
+__all__ = ["listening", "write_forever", "write_whole"]
+
+_log = logging.getLogger(__name__)
+
+_RETRY: Final = 5
+"""Seconds until an address that could not be had is tried again."""
+_BACKLOG: Final = 8
+
+
+async def listening(
+    address: str | None, group: int | None, ready: Callable[[socket.socket], None]
+) -> None:
+    """Have `ready` get a socket that listens there, now or later, and anew where it is shut down.
+
+    It goes at the end of this.
+    """
+    while address is not None:
+        listener = await _listener(address, group)
+        _log.info("metrics: %s", address)
+        try:
+            ready(listener)
+            while not is_dead(listener):
+                await asyncio.sleep(_RETRY)
+        finally:
+            listener.close()
+            if address.startswith("unix:"):
+                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+async def _listener(address: str, group: int | None) -> socket.socket:
+    told = False
+    while True:
+        try:
+            return _listen(address, group)
+        except OSError as error:
+            if not told:
+                _log.warning(
+                    "no metrics yet: metrics.listen: %s: %s; tried again every %d s",
+                    address,
+                    error.strerror,
+                    _RETRY,
+                )
+            told = True
+            await asyncio.sleep(_RETRY)
+
+
+async def write_forever(config: Config, text: Callable[[], bytes]) -> None:
+    """Write the text file at each interval, until cancelled; then it goes: it would be old."""
+    path = config.textfile
+    if path is None:
+        return
+    failing = False
+    try:
+        while True:
+            try:
+                await asyncio.to_thread(write_whole, path, text())
+            except OSError as error:
+                if not failing:
+                    _log.warning("metrics.textfile: %s: %s", path, error.strerror)
+                failing = True
+            else:
+                failing = False
+            await asyncio.sleep(config.interval)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def write_whole(path: Path, text: bytes) -> None:
+    """Put a text in a file's place, so that who reads it has the old or the new. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with open(os.open(fresh, flags, 0o600), "wb") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)  # the collector is another user
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _listen(address: str, group: int | None) -> socket.socket:
+    """Return a socket that listens, and waits for nobody. Raises OSError."""
+    if address.startswith("unix:"):
+        listener = bind_unix(_free(Path(address.removeprefix("unix:"))), group)
+    else:
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host.strip("[]"), int(port)))
+        except OSError:
+            listener.close()
+            raise
+    listener.settimeout(0)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _free(path: Path) -> Path:
+    """Return a path for a socket after removing what a killed daemon left. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            pass
+        except ConnectionRefusedError:
+            if path.is_socket():  # otherwise it is somebody's file
+                path.unlink()
+        else:
+            raise FileExistsError(errno.EADDRINUSE, "another program listens there")
+    return path

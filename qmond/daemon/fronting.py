@@ -1,0 +1,330 @@
+"""The core's side of the front: what it is given, what it may ask, and that there is always one.
+
+The front is expendable. It is started anew when it ends, says nothing for a while, or does not keep
+to the rules; the core waits for it in nothing. It gets descriptors of its own making: ends whose
+other ends are the core's own open files, so that no flag that it sets reaches the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from qmond.daemon.identity import Identity
+from qmond.errors import ProtocolError, RequestError
+from qmond.log.files import Position
+from qmond.server.broadcast import Lines, Share
+from qmond.server.control import REQUEST_MAX, Beat, Question, parse, tell
+from qmond.server.protocol import LineReader
+from qmond.server.settings import FrontSettings
+from qmond.server.shares import Bucket
+
+__all__ = ["Answers", "Fronting", "Reply"]
+
+_log = logging.getLogger(__name__)
+
+_FRONT: Final = (sys.executable, "-P", "-m", "qmond.front")
+_RATE: Final = 10
+"""Requests a second that are answered."""
+_WAITING: Final = 64
+"""Requests that may wait; a front that asks faster does not keep to the rules."""
+_UNREAD: Final = 32 << 20
+"""Bytes that the front may leave unread."""
+_SILENT: Final = 15
+"""Seconds after which a front that says nothing is replaced."""
+_PAUSES: Final = (0.1, 5.0)
+"""Seconds until another is started: at first, and at most."""
+_FAREWELL: Final = 8
+"""Seconds that it has to come to its end."""
+_PRIVATE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID")
+
+Reply = tuple[bytes, bool]
+"""An answer in JSON, and whether it had to be cut."""
+Answers = Mapping[str, Callable[[Mapping[str, Any]], Reply | Awaitable[Reply]]]
+
+
+class Channel(asyncio.Protocol):
+    """The control channel of one front: what it asks is answered in order, so many a second."""
+
+    def __init__(self, answers: Answers, heard: Callable[[Beat], None]) -> None:
+        self.gone = asyncio.Event()
+        self.fault = ""
+        self.heard = time.monotonic()
+        self._answers = answers
+        self._beat = heard
+        self._lines = LineReader(REQUEST_MAX)
+        self._pace = Bucket(_RATE, _RATE)
+        self._news = Bucket(2 * _RATE, 8 * _RATE)
+        self._waiting: asyncio.Queue[Question] = asyncio.Queue(_WAITING)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of the way out: asyncio calls this."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is all
+        """Take note that the front has gone: asyncio calls this."""
+        self.gone.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Take messages; one that is wrong, or one too many, ends the front."""
+        try:
+            for line in self._lines.feed(data):
+                self._news.spend(1)
+                self._take(parse(line if line and self._news.room >= 0 else b""))
+        except (ValueError, asyncio.QueueFull) as error:
+            self.end(f"it does not keep to the rules: {error or 'too many requests'}")
+
+    def _take(self, message: Question | Beat) -> None:
+        if isinstance(message, Beat):
+            self.heard = time.monotonic()
+            self._beat(message)
+        else:
+            self._waiting.put_nowait(message)
+
+    async def answer_forever(self) -> None:
+        """Answer what is asked, one after the other, until cancelled."""
+        while True:
+            asked = await self._waiting.get()
+            await asyncio.sleep(self._pace.wait(1))
+            self._pace.spend(1)
+            try:
+                found = self._answers[asked.op](asked.args)
+                text, cut = await found if isinstance(found, Awaitable) else found
+                self.say("cut" if cut else "ok", asked.id, text)
+            except (ProtocolError, OSError) as error:
+                self.say("error", asked.id, orjson.dumps(_described(error)))
+            except Exception as error:  # noqa: BLE001 - one question's fault is no other's
+                _log.exception("%s could not be answered", asked.op)
+                self.say("error", asked.id, orjson.dumps(_described(error)))
+
+    def say(self, kind: str, number: int = 0, text: bytes = b"null") -> None:
+        """Tell the front something; where it has not read for long, that is its end."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(tell(kind, number, text))
+        if self._transport.get_write_buffer_size() > _UNREAD:
+            self.end("it does not read")
+
+    def end(self, fault: str) -> None:
+        """Have the front replaced."""
+        self.fault = self.fault or fault
+        if self._transport:
+            self._transport.abort()
+        self.gone.set()
+
+
+def _described(error: Exception) -> dict[str, str]:
+    kind = error.kind if isinstance(error, RequestError) else "Failed"
+    return {"class": kind, "message": str(error) or type(error).__name__}
+
+
+class Fronting:
+    """The front of one daemon: `listener` is its socket, `log` the log's directory."""
+
+    def __init__(
+        self,
+        settings: Callable[[], FrontSettings],
+        answers: Answers,
+        identity: Identity | None,
+        log: Path,
+    ) -> None:
+        self.share = Share()
+        self.follows = False
+        """Whether anybody wants lines."""
+        self.clients = 0
+        self.starts = 0
+        self._settings = settings
+        self._answers = {**answers, "follow": self._follow}
+        self._identity = identity
+        self._log = log
+        self._gone_dropped = self._dropped = 0
+        self._channel: Channel | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._given: dict[str, socket.socket] = {}
+        self._wake = -1
+        self._handover: socket.socket | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._finishing = False
+        self._aside = ThreadPoolExecutor(1, "qmond-front")  # lives on: its children die with it
+
+    # ---- lines ---------------------------------------------------------------------------------
+
+    def publish(self, lines: Lines, before: Position, after: Position) -> None:
+        """Let the front have a batch, where anybody wants lines; tell where things stand."""
+        if self.follows and len(lines):
+            self.share.put(lines, before, after)
+        self.share.tell(lines.seq, after)
+        if self.follows:
+            with contextlib.suppress(OSError):  # it is behind, and knows that already
+                os.write(self._wake, b".")
+
+    def _follow(self, _args: Mapping[str, Any]) -> Reply:
+        self.follows = True
+        return b"null", False
+
+    @property
+    def dropped(self) -> int:
+        """How many lines clients did not get, as far as the fronts told."""
+        return self._gone_dropped + self._dropped
+
+    def _heard(self, beat: Beat) -> None:
+        self.clients = beat.clients
+        self._dropped = max(self._dropped, beat.dropped)
+        self.follows = self.follows and beat.follow
+
+    # ---- its life ------------------------------------------------------------------------------
+
+    def give(self, name: str, listener: socket.socket) -> None:
+        """Have the front serve on a socket, this one and each that comes after it."""
+        if name in self._given and self._channel:
+            self._channel.end(f"its socket {name} was shut down")
+        self._given[name] = listener
+        self._hand_over()
+
+    def configure(self) -> None:
+        """Tell the settings, which have changed."""
+        if self._channel:
+            self._channel.say("settings", 0, orjson.dumps(self._settings().told()))
+
+    def check(self) -> None:
+        """Replace a front that says nothing; called about once a second."""
+        channel = self._channel
+        if channel and time.monotonic() - channel.heard > _SILENT:
+            channel.end(f"it said nothing for {_SILENT} s")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` says of it."""
+        return {"pid": self._process.pid if self._process else None, "starts": self.starts}
+
+    def start(self) -> None:
+        """Have a front run from now on, and another one whenever it has ended."""
+        self._running = asyncio.get_running_loop().create_task(self._run_forever())
+
+    async def _run_forever(self) -> None:
+        least, most = _PAUSES
+        pause = least
+        while not self._finishing:
+            began = time.monotonic()
+            try:
+                why = await self._run()
+            except OSError as error:
+                why = f"it could not be started: {error.strerror}"
+            if self._finishing:
+                break
+            pause = least if time.monotonic() - began > most else min(most, 2 * pause)
+            _log.warning("the front has ended, clients must come again: %s", why)
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Have the front come to its end: clients get what is theirs. A few seconds at most."""
+        if self._running is None:
+            return
+        running, self._running = self._running, None
+        self._finishing = True
+        if self._channel:
+            self._channel.say("finish")
+            await asyncio.wait([running], timeout=_FAREWELL)
+        if self._channel:
+            self._channel.end("it did not come to its end")
+            await asyncio.wait([running], timeout=_FAREWELL)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        self._aside.shutdown(wait=False)
+
+    async def _run(self) -> str:
+        """Run one front to its end; returns how that was."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        handing, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(ours.fileno(), False)
+        os.set_blocking(handing.fileno(), False)
+        log = os.open(self._log, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        channel = Channel(self._answers, self._heard)
+        inherited = [theirs.fileno(), handed.fileno(), awake, self.share.fd, log]
+        try:
+            self._process = await loop.run_in_executor(self._aside, self._start, inherited)
+        except BaseException:
+            for end in (ours, handing):
+                end.close()
+            os.close(wake)
+            raise
+        finally:
+            for end in (theirs, handed):
+                end.close()
+            os.close(awake)
+            os.close(log)
+        self.starts += 1
+        self._wake, self._handover = wake, handing
+        await loop.create_unix_connection(lambda: channel, sock=ours)
+        self._channel = channel
+        self.configure()
+        self._hand_over()
+        answering = asyncio.create_task(channel.answer_forever())
+        try:
+            await channel.gone.wait()
+        finally:
+            answering.cancel()
+            self._channel = None
+            channel.end("")
+            self.follows = False
+            os.close(wake)
+            self._wake = -1
+            handing.close()
+            self._handover = None
+            self._gone_dropped, self._dropped, self.clients = self.dropped, 0, 0
+        status = await asyncio.to_thread(self._reap)
+        return channel.fault or f"status {status}"
+
+    def _start(self, inherited: list[int]) -> subprocess.Popen[bytes]:
+        command = (*_FRONT, *map(str, inherited))
+        environment = {name: text for name, text in os.environ.items() if name not in _PRIVATE}
+        return subprocess.Popen(  # noqa: S603 - our own program
+            self._identity.command(*command) if self._identity else command,
+            pass_fds=inherited,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _reap(self) -> int | None:
+        """End the process, where it has not ended, and return its status."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        for patience in (1, 5):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(patience)
+            self._kill(process)
+        return None
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Send SIGKILL, as root or as the front's own user. It is not reaped: the ID is its own."""
+        if self._identity and os.geteuid():
+            words = self._identity.command("sh", "-c", 'kill -KILL "$1"', "sh", str(process.pid))
+            subprocess.run(words, check=False, timeout=5)  # noqa: S603 - our own words
+        else:
+            process.kill()
+
+    def _hand_over(self) -> None:
+        """Give the front the sockets that it serves on."""
+        for name, listener in self._given.items():
+            if self._handover:
+                with contextlib.suppress(OSError):
+                    socket.send_fds(self._handover, [name.encode()], [listener.fileno()])

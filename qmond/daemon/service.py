@@ -1,0 +1,248 @@
+"""One run of the daemon under systemd, or without it: start, serve, reload, hand over or stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import sdnotify
+
+from qmond import __version__
+from qmond.bpf.load import Options
+from qmond.config.keys import Config
+from qmond.daemon.daemon import Daemon
+from qmond.daemon.entrance import Entrance
+from qmond.daemon.exporting import listening, write_forever
+from qmond.daemon.identity import log_group
+from qmond.daemon.startup import Kernel, have_precedence, obtain
+from qmond.errors import ConfigError, QmondError
+from qmond.log.writer import EventLog
+from qmond.privileges import lower
+from qmond.server.access import Lock, group_id
+from qmond.systemd import fdstore as store
+from qmond.systemd.messages import MessageId, about
+
+__all__ = ["Service"]
+
+_log = logging.getLogger(__name__)
+
+_SOCKET: Final = "socket"
+"""The name of the listening socket that a socket unit hands over (FileDescriptorName=)."""
+_PATIENCE: Final = 30
+"""Seconds by which the time to start or stop is extended, as long as there is progress."""
+_ASKING: Final = 5
+"""Seconds that others have to say what comes after the end."""
+_SETTLED: Final = 10
+"""Seconds after which a failure is none of what the daemon began with."""
+
+
+class Service:
+    """The daemon from its start to its end; `reread` gives the configuration as it is now."""
+
+    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
+        self._config = config
+        self._reread = reread
+        self._notifier = sdnotify.SystemdNotifier()
+        self._stop = asyncio.Event()
+        self._lending = False
+        """Whether the kernel side goes on to the next daemon."""
+        self._told = ""
+        self._daemon: Daemon
+        self._entrance: Entrance
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises QmondError."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._stop.set,
+            signal.SIGINT: self._stop.set,
+            signal.SIGHUP: self._hang_up,
+            signal.SIGUSR1: self._reopen,
+        }
+        async with contextlib.AsyncExitStack() as stack:
+            for number, handler in handlers.items():
+                loop.add_signal_handler(number, handler)
+                stack.callback(loop.remove_signal_handler, number)
+            self._daemon = daemon = await stack.enter_async_context(self._started())
+            group, metrics = group_id(self._config.socket.group), self._config.metrics
+
+            def give(name: str) -> Callable[[socket.socket], None]:
+                return lambda listener: daemon.front.give(name, listener)
+
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    work = [
+                        tasks.create_task(daemon.drain_forever()),
+                        tasks.create_task(self._entrance.keep_open(give(_SOCKET))),
+                        tasks.create_task(daemon.rounds.tick_forever()),
+                        tasks.create_task(daemon.rounds.keep_house_forever(self._pulse)),
+                        tasks.create_task(listening(metrics.listen, group, give("metrics"))),
+                        tasks.create_task(write_forever(metrics, daemon.metrics.file)),
+                    ]
+                    _log.info(
+                        "ready: socket %s, log %s",
+                        self._config.socket.path,
+                        daemon.log.path,
+                        extra=about(MessageId.START, version=__version__),
+                    )
+                    self._notifier.notify("READY=1")
+                    await self._stop.wait()
+                    await self._prepare_end(daemon)
+                    for task in work:
+                        task.cancel()
+            except BaseExceptionGroup:
+                # as after kill -9; but what failed at once would fail again with the same records
+                lasted = time.monotonic() - daemon.started > _SETTLED
+                self._lending = lasted and bool(daemon.kernel.kept)
+                raise
+        if self._lending:
+            _log.info("handed over", extra=about(MessageId.HANDED_OVER))
+        else:
+            _log.info("stopped", extra=about(MessageId.STOP))
+
+    async def _prepare_end(self, daemon: Daemon) -> None:
+        """See whether another daemon follows; then what takes time is done while lines move on."""
+        self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_PATIENCE}000000")
+        if not daemon.kernel.kept or not await _is_restart():
+            return
+        self._lending = await self._fits_next(daemon.kernel.signature)
+        if self._lending:
+            await daemon.front.close()
+            await daemon.allocations.close()
+
+    async def _fits_next(self, signature: str) -> bool:
+        """Whether the daemon that is installed now can go on where this one ends."""
+        try:
+            ring = self._reread().ring.size
+        except ConfigError as error:
+            _log.error("the next daemon will not start: %s", error)
+            return False
+        said = await _answer(sys.executable, "-P", "-m", "qmond.daemon.startup", str(ring))
+        if not said:
+            _log.warning(
+                "what the next daemon needs is not known: this one's kernel side ends here"
+            )
+        elif said.strip() != signature:
+            _log.warning("the next daemon needs another kernel side: this one's ends here")
+        return said.strip() == signature
+
+    @contextlib.asynccontextmanager
+    async def _started(self) -> AsyncIterator[Daemon]:
+        """Open and attach everything; give it back in order, or leave it to the next daemon."""
+        config, path = self._config, self._config.socket.path
+        async with contextlib.AsyncExitStack() as stack:
+            handed = store.take()
+            given = handed.pop(_SOCKET, None)
+            try:
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                stack.callback(Lock(path.with_name(path.name + ".lock")).close)
+            except OSError as error:
+                raise QmondError(f"{error.filename or path}: {error.strerror}") from error
+            log = EventLog(config.log, log_group(config))
+            stack.callback(lambda: log.close(sync=not self._lending))
+            kernel = await self._obtain(Options(ring=config.ring.size), handed)
+            stack.callback(lambda: kernel.close(lend=self._lending))
+            lower(kernel.probes.counters)  # the lookers have what they need, this process no more
+            self._entrance = entrance = Entrance(path, config.socket, given)
+            stack.callback(entrance.close)
+            daemon = Daemon(config, kernel, log, self._reload, entrance.admit)
+            stack.callback(daemon.close)
+            stack.push_async_callback(daemon.allocations.close)
+            stack.push_async_callback(daemon.lookers.close)
+            stack.callback(daemon.adoption.end)
+            stack.push_async_callback(daemon.front.close)
+            daemon.front.give(_SOCKET, entrance.listener)
+            await daemon.begin()
+            daemon.front.start()
+            stack.callback(lambda: None if self._lending else daemon.end())
+            have_precedence()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(daemon.steps.fd, daemon.follow_clock)
+            stack.callback(loop.remove_reader, daemon.steps.fd)
+            yield daemon
+
+    async def _obtain(self, options: Options, handed: dict[str, int]) -> Kernel:
+        """Get the kernel side; a slow machine may take its time to compile it."""
+        loading = asyncio.create_task(asyncio.to_thread(obtain, options, handed))
+        while not loading.done():
+            self._notifier.notify(f"EXTEND_TIMEOUT_USEC={_PATIENCE}000000")
+            await asyncio.wait([loading], timeout=_PATIENCE / 3)
+        return await loading
+
+    # ---- while it runs -------------------------------------------------------------------------
+
+    def _pulse(self) -> None:
+        """Tell systemd that the work goes on, and how much there is; called about once a second."""
+        if not self._daemon.is_stuck():
+            self._notifier.notify("WATCHDOG=1")
+        status = self._daemon.reports.summary()
+        if status != self._told:
+            self._told = status
+            self._notifier.notify(f"STATUS={status}")
+
+    def _reload(self) -> list[str]:
+        """Read the configuration anew; returns the keys that wait for a restart.
+
+        Raises ConfigError, and then nothing has changed.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
+        try:
+            later = self._daemon.apply(self._reread())
+        except ConfigError as error:
+            _log.error(
+                "not reloaded, the configuration stays as it was: %s",
+                error,
+                extra=about(MessageId.BAD_CONFIG),
+            )
+            raise
+        finally:
+            self._notifier.notify("READY=1")
+        if later:
+            _log.warning("reloaded; these keys change only with a restart: %s", ", ".join(later))
+        else:
+            _log.info("reloaded")
+        return later
+
+    def _hang_up(self) -> None:
+        """Reload, as SIGHUP asks; what is wrong has been said."""
+        if hasattr(self, "_daemon"):
+            with contextlib.suppress(ConfigError):
+                self._reload()
+
+    def _reopen(self) -> None:
+        """Reopen the log, as SIGUSR1 asks."""
+        if hasattr(self, "_daemon"):
+            self._daemon.keeper.reopen()
+
+
+async def _is_restart() -> bool:
+    """Whether systemd stops this service in order to start it again."""
+    unit = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("/")[2]
+    if not os.environ.get("NOTIFY_SOCKET") or not unit.endswith(".service"):
+        return False
+    said = await _answer("systemctl", "list-jobs", "--no-legend", "--plain", unit)
+    jobs = [line.split()[1:] for line in said.splitlines()]
+    _log.info("systemd's job: %s", " ".join(jobs[0]) if jobs else "none")
+    return [unit, "restart"] in [job[:2] for job in jobs]
+
+
+async def _answer(*command: str) -> str:
+    """Return what a command prints; nothing where it has no answer in good time."""
+    try:
+        async with asyncio.timeout(_ASKING):
+            asked = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            said, _ = await asked.communicate()
+    except (OSError, TimeoutError) as error:
+        _log.warning("%s did not answer: %s", command[0], error or "it took too long")
+        return ""
+    return said.decode(errors="replace")

@@ -1,0 +1,36 @@
+"""What of a line is content: what guests read and wrote, which not everybody may see."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from qmond.events.fields import Form, exact
+from qmond.events.table import EVENTS
+
+__all__ = ["CONTENT_KEYS", "without_content"]
+
+CONTENT_KEYS: Final = frozenset(
+    key
+    for event in EVENTS
+    for field in event.fields
+    if field.form is Form.CONTENT
+    for key in (field.key, exact(field.key).key)
+)
+"""What guests read and wrote is in these."""
+# A text in JSON has no quote without a backslash before it, so that no guest can write such a key.
+_CONTENT: Final = re.compile(
+    rb',"(?:%b)":"(?:[^"\\]|\\.)*"' % "|".join(sorted(CONTENT_KEYS)).encode()
+)
+
+
+def without_content(lines: bytes) -> bytes:
+    """Return whole lines without what guests read and wrote; `redacted` says where that was."""
+    if not _CONTENT.search(lines):
+        return lines
+    return b"".join(_redacted(line) for line in lines.splitlines(keepends=True))
+
+
+def _redacted(line: bytes) -> bytes:
+    left, count = _CONTENT.subn(b"", line)
+    return left[:-2] + b',"redacted":true}\n' if count else line

@@ -1,0 +1,216 @@
+"""What is made from the table for readers: the JSON Schema, and the reference page.
+
+`python -m qmond.events.schema schema` and `… page` print them; `make generate` puts them in docs/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Final
+
+from qmond.events.fields import Event, Field, Form
+from qmond.events.table import COMMON, PUBLIC, SCHEMA_VERSION
+from qmond.events.words import ALLOCATIONS, LAUNCHES
+
+__all__ = ["page", "schema", "table"]
+
+_INTEGER: Final = {"type": "integer"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_STRING: Final = {"type": "string"}
+_BY_EVENT: Final = {"type": "object", "additionalProperties": _COUNT}
+_BY_PID: Final = {
+    "type": "object",
+    "propertyNames": {"pattern": "^([0-9]+|others)$"},
+    "additionalProperties": _COUNT,
+}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+_GIVEN: Final[dict[str, dict[str, Any]]] = {
+    "true": {"const": True},
+    "string": _STRING,
+    "string?": {"type": ["string", "null"]},
+    "strings": {"type": "array", "items": _STRING},
+    "integer": _INTEGER,
+    "integer?": {"type": ["integer", "null"]},
+    "number": {"type": "number"},
+    "origin": {"enum": ["exec", "procfs"]},
+    "launch": {"enum": list(LAUNCHES)},
+    "allocations": {"enum": list(ALLOCATIONS)},
+    "parents": {
+        "type": "array",
+        "items": _object({"pid": _INTEGER, "comm": _STRING}, ["pid", "comm"]),
+    },
+    "stage": {"enum": ["ring", "log"]},
+    "by_event": _BY_EVENT,
+    "calls": _object(
+        {"count": _COUNT, "by_pid": _BY_PID, "partial": {"type": "array", "items": _INTEGER}},
+        ["count"],
+    ),
+    "pages": _object(
+        {"count": _COUNT, "max_pages": _COUNT, "by_pid": _BY_PID}, ["count", "max_pages"]
+    ),
+    "counters": {
+        "type": "object",
+        "additionalProperties": _object(
+            dict.fromkeys(("seen", "written", "lost", "suppressed"), _COUNT),
+            ["seen", "written", "lost", "suppressed"],
+        ),
+    },
+}
+_FORMS: Final[dict[Form, dict[str, Any]]] = {
+    Form.INT: _INTEGER,
+    Form.TICKS: {"type": "number", "minimum": 0},
+    Form.BIT: {"enum": [0, 1]},
+    Form.TEXT: _STRING,
+    Form.CONTENT: _STRING,
+    Form.EXACT: {"type": "string", "contentEncoding": "base64"},
+    Form.ADDRESS: _STRING,
+    Form.ADVICE: {"type": "string", "pattern": "^MADV_[A-Z_]+$"},
+    Form.FLAG: {"const": True},
+    Form.CALL: _STRING,
+    Form.BIN: _STRING,
+}
+
+
+def common(event: Event) -> tuple[Field, ...]:
+    """Return the keys at the end of an event's lines with `fields: full`."""
+    left_out = set()
+    if not event.thread:
+        left_out.add("tid")
+    if not event.process:
+        left_out |= {"arch", "guest", "guest_b64"}
+    return tuple(field for field in COMMON if field.key not in left_out)
+
+
+def original_keys(event: Event) -> tuple[str, ...]:
+    """Return the keys of an event's lines with `fields: original`, in their order."""
+    kept = tuple(field.key for field in event.fields if not field.added)
+    head = ("ts", "pid", "evt") if event.statistic else ("ts", "event")
+    return head + kept
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a line, with either set of keys."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A line of qmond's log and stream, version {SCHEMA_VERSION}",
+        "oneOf": [_event_schema(event) for event in PUBLIC],
+    }
+
+
+def _event_schema(event: Event) -> dict[str, Any]:
+    properties: dict[str, Any] = {"ts": {"type": "number", "minimum": 0}}
+    if event.statistic:
+        properties |= {"pid": {"const": -1}, "evt": {"const": event.name}}
+    else:
+        properties["event"] = {"const": event.name}
+    required = list(properties)
+    for field in event.fields:
+        properties[field.key] = _shape(field) | {"description": field.meaning}
+        if not field.optional and not field.added:
+            required.append(field.key)
+    for field in common(event):
+        properties[field.key] = _shape(field) | {"description": field.meaning}
+    return _object(properties, required) | {"title": event.name, "description": event.when}
+
+
+def _shape(field: Field) -> dict[str, Any]:
+    return _GIVEN[field.json] if field.form is Form.GIVEN else _FORMS[field.form]
+
+
+# ---- the page --------------------------------------------------------------------------------
+
+_HEAD: Final = """\
+# Events
+
+Made from `qmond/events/table.py` by `make generate`; do not edit. The same as a JSON Schema:
+[events.schema.json](events.schema.json).
+
+Every event is one line of valid UTF-8 JSON, the same bytes in the log and on the socket. It
+begins with `ts`, CLOCK_MONOTONIC in seconds with 6 decimals at the moment of the event (since START
+with `timestamps: relative`), and `event`, its type; the three statistics carry their type as `evt`,
+and `pid` -1. Keys marked **+** are qmond's additions to the original interface: `fields: original`
+leaves them out.
+
+At the end of each line stand, with `fields: full`, these, the last ones where they apply:
+
+"""
+
+
+def page() -> str:
+    """Return the reference page, in Markdown."""
+    parts = [_HEAD, _table(COMMON)]
+    for own, title in ((False, "The original's events"), (True, "qmond's own events")):
+        parts.append(f"\n## {title}\n")
+        parts += [_section(event) for event in PUBLIC if event.own is own]
+    for key, words in (("launch", LAUNCHES), ("allocations", ALLOCATIONS)):
+        parts.append(f"\n## The words of `{key}`\n\n| word | meaning |\n|---|---|\n")
+        parts += [f"| `{word}` | {meaning} |\n" for word, meaning in words.items()]
+    return "".join(parts)
+
+
+def _section(event: Event) -> str:
+    about = (
+        f"\n### {event.name}\n\n{event.when[0].upper()}{event.when[1:]}.\nFrom: {event.source}.\n\n"
+    )
+    return about + (_table(event.fields) if event.fields else "No keys of its own.\n")
+
+
+def _table(fields: tuple[Field, ...]) -> str:
+    rows = [
+        f"| `{field.key}`{' **+**' if field.added else ''} "
+        f"| {_type(field)} | {field.unit} | {field.meaning} |\n"
+        for field in fields
+    ]
+    return "| key | type | unit | meaning |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _type(field: Field) -> str:
+    shape = _shape(field)
+    if "enum" in shape:
+        return " or ".join(json.dumps(value) for value in shape["enum"])
+    if "const" in shape:
+        return json.dumps(shape["const"])
+    kind = shape["type"]
+    return kind if isinstance(kind, str) else " or ".join(kind)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the one or the other."""
+    sys.stdout.write(page() if arguments == ["page"] else json.dumps(schema(), indent=1) + "\n")
+
+
+def table() -> list[dict[str, Any]]:
+    """Return every event with its keys, as plain values."""
+    return [
+        {
+            "name": event.name,
+            "when": event.when,
+            "own": event.own,
+            "fields": [_described(field) for field in (*event.fields, *COMMON)],
+        }
+        for event in PUBLIC
+    ]
+
+
+def _described(field: Field) -> dict[str, Any]:
+    return {
+        "key": field.key,
+        "type": field.json or field.form.value,
+        "unit": field.unit,
+        "meaning": field.meaning,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The front: the unprivileged process that serves clients and metrics."""

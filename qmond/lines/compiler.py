@@ -1,0 +1,118 @@
+"""The table of events, as the op codes that encoder.c runs for each record."""
+
+from __future__ import annotations
+
+from struct import calcsize
+from typing import Final
+
+from qmond.events import calls
+from qmond.events.fields import Event, Field, Form
+from qmond.events.records import C_TYPES, RECORD
+from qmond.events.table import EVENTS
+from qmond.events.words import ADVICE, OTHER_ADVICE
+from qmond.lines.opcodes import How, Op
+
+__all__ = ["Compiler"]
+
+_HOW: Final = {"TRACK_FORK": How.FOLLOW} | dict.fromkeys(
+    ("TRACK_ADOPT", "IMAGE", "EXIT", "CONNECT", "OVER_BUDGET"), How.TELL
+)
+"""What Python has to do with, where encoder.c cannot do all."""
+_SLOTS: Final = {
+    member: (calcsize("=" + "".join(C_TYPES[t] for _, t in RECORD[:at])), calcsize(C_TYPES[ctype]))
+    for at, (member, ctype) in enumerate(RECORD)
+}
+"""Where in a record each member is, and its size in bytes."""
+
+
+class Compiler:
+    """Collects the op codes of all events, and the texts that they point to."""
+
+    def __init__(self, *, full: bool) -> None:
+        self._full = full
+        self.ops: list[tuple[int, int, int, int, int, int]] = []
+        self.names: list[tuple[int, int, int]] = []
+        self.texts = b""
+        self.events = [self._event(event) for event in EVENTS]
+
+    def _event(self, event: Event) -> tuple[int, int, int, int, int]:
+        first = len(self.ops)
+        self._literal(b'{"ts":')
+        self._op(Op.MOMENT)
+        self._literal(b',"event":"%b"' % event.name.encode())
+        for field in event.fields:
+            if field.form is not Form.GIVEN and (self._full or not field.added):
+                self._field(field)
+        if self._full:
+            self._literal(b',"time":"')
+            self._op(Op.UTC)
+            self._literal(b'Z","seq":')
+            self._op(Op.SEQ)
+            if event.thread:
+                self._literal(b',"tid":')
+                self._op(Op.UNSIGNED, "tid")
+            self._op(Op.SUFFIX)
+        self._literal(b"}\n")
+        other = _SLOTS[event.other][0] if event.other else 0
+        how = _HOW.get(event.name, How.ENCODE)
+        return first, len(self.ops) - first, how, other, 4 if event.other else 0
+
+    def _field(self, field: Field) -> None:
+        key = b',"%b":' % field.key.encode()
+        match field.form:
+            case Form.INT:
+                self._literal(key)
+                signed = field.ctype.startswith("s")
+                size = calcsize(C_TYPES[field.ctype])
+                self._op(Op.SIGNED if signed else Op.UNSIGNED, field.slot, size=size)
+            case Form.BIT:
+                self._literal(key)
+                self._op(Op.BIT, field.slot, bit=field.bit)
+            case Form.TICKS:
+                self._literal(key)
+                self._op(Op.TICKS, field.slot)
+            case Form.ADVICE:
+                named = {number: name.encode() for number, name in ADVICE.items()}
+                self._names(key, "a", named, OTHER_ADVICE.encode(), size=4)
+            case Form.CALL:
+                own = {at: name.encode() for at, name in enumerate(calls.NAMES) if name}
+                self._names(key, "call", own, None, size=2)
+            case Form.FLAG:
+                bit = field.bit.bit_length() - 1
+                self._op(Op.FLAG, bit=bit, text=key + b"true")
+            case Form.EXACT:
+                self._op(Op.EXACT, text=key)
+            case Form.TEXT | Form.CONTENT:
+                self._literal(key)
+                self._op(Op.TEXT)
+            case Form.BIN:
+                self._literal(key)
+                self._op(Op.BIN)
+
+    def _op(
+        self, op: Op, slot: str = "", *, size: int | None = None, bit: int = 0, text: bytes = b""
+    ) -> None:
+        # a number's low bytes stand first, on every host that there is
+        at, whole = _SLOTS[slot] if slot else (0, 0)
+        self.ops.append((op, at, whole if size is None else size, bit, *self._text(text)))
+
+    def _literal(self, text: bytes) -> None:
+        self._op(Op.LITERAL, text=text)
+
+    def _names(
+        self, key: bytes, slot: str, names: dict[int, bytes], other: bytes | None, *, size: int
+    ) -> None:
+        """Add an op that writes the key and a name; where `other` is None, nothing for others."""
+        first = len(self.names)
+        default = b'%b"%b"' % (key, other) if other is not None else b""
+        self.names.append((0, *self._text(default)))
+        for number in sorted(names):
+            self.names.append((number, *self._text(b'%b"%b"' % (key, names[number]))))
+        self.ops.append((Op.NAME, _SLOTS[slot][0], size, 0, first, len(names) + 1))
+
+    def _text(self, text: bytes) -> tuple[int, int]:
+        at = self.texts.find(text)
+        if at < 0:
+            at = len(self.texts)
+            self.texts += text
+        return at, len(text)

@@ -1,0 +1,370 @@
+"""Records to lines: each record of a batch becomes one line of JSON, made once for log and clients.
+
+What a line is made of is compiled from the table into op codes, which encoder.c runs. What changes
+the process table, and what is rare and takes more words, is made here.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from struct import unpack_from
+from typing import Any, Final
+
+from qmond._encode import ffi, lib
+from qmond.bpf.ring import RingBuffer
+from qmond.clock import Anchor
+from qmond.escape import json_bytes
+from qmond.events.records import RECORD_FORMAT, Flag
+from qmond.events.table import BY_NAME, NAMES, NUMBER
+from qmond.lines.compiler import Compiler
+from qmond.lines.masking import Masking
+from qmond.lines.redact import Redactor
+from qmond.processes.table import Process, ProcessTable, text_of
+
+__all__ = ["Encoder", "address", "adoption", "ending", "socket_path"]
+
+_log = logging.getLogger(__name__)
+
+_ADOPT: Final = NUMBER["TRACK_ADOPT"]
+_IMAGE: Final = NUMBER["IMAGE"]
+_FORK: Final = NUMBER["TRACK_FORK"]
+_EXIT: Final = NUMBER["EXIT"]
+_CONNECT: Final = NUMBER["CONNECT"]
+_OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
+_ROOM: Final = 1 << 20
+"""Bytes of a batch: some thousand lines, and at least a few of the longest."""
+_unset = ffi.new_allocator(should_clear_after_alloc=False)
+_FAULTS: Final = 20
+"""How many different faults are told."""
+
+
+def address(data: bytes) -> str:
+    """Return a struct sockaddr as text: `192.0.2.7:80`, `unix:/run/x.sock`, `family:16`."""
+    if len(data) < 2:
+        return "family:none"
+    (family,) = unpack_from("=H", data)
+    if family == _AF_INET and len(data) >= 8:
+        return f"{ipaddress.IPv4Address(data[4:8])}:{int.from_bytes(data[2:4])}"
+    if family == _AF_INET6 and len(data) >= 24:
+        host = ipaddress.IPv6Address(data[8:24])
+        return f"[{host}]:{int.from_bytes(data[2:4])}"
+    if family == _AF_UNIX:
+        return "unix:" + text_of(socket_path(data))
+    return f"family:{family}"
+
+
+def socket_path(data: bytes) -> bytes:
+    """Return the path of a struct sockaddr_un; of an abstract one the name behind an `@`."""
+    path = data[2:]
+    return b"@" + path[1:] if path.startswith(b"\0") else path.partition(b"\0")[0]
+
+
+def adoption(process: Process, argv: Iterable[bytes] | None) -> dict[str, Any]:
+    """Return the values of a process' TRACK_ADOPT; `argv` as it may be told, None where not."""
+    words = list(argv or ())
+    values = {
+        "pid": process.pid,
+        "ppid": process.ppid,
+        "bin": process.bin,
+        "origin": process.origin,
+        "argv": [text_of(word) for word in words],
+        "guest": text_of(process.guest) if process.guest is not None else None,
+        "arch": process.arch,
+        "uid": process.uid,
+        "cgroup": process.cgroup,
+        "start": process.start / 1e9,
+        "launch": process.launch,
+        "container": process.container,
+        "parents": [{"pid": pid, "comm": comm} for pid, comm in process.parents],
+        "allocations": process.allocations,
+    }
+    if not all(map(_is_valid, words)):
+        values["argv_b64"] = [_base64(word) for word in words]
+    if process.guest is not None and not _is_valid(process.guest):
+        values["guest_b64"] = _base64(process.guest)
+    if process.truncated:
+        values["truncated"] = True
+    if argv is None:
+        values["withheld"] = True
+    return values
+
+
+def _is_valid(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def ending(status: int) -> dict[str, int | None]:
+    """Return how a process ended, from its wait status: WIFSIGNALED and friends of wait(2)."""
+    signal = status & 0x7F
+    return {"code": None if signal else status >> 8 & 0xFF, "signal": signal or None}
+
+
+# ---- lines -----------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Makes the lines of one batch after the other, in one of the two sets of keys.
+
+    `fields` is `full` or `original`; `epoch_ns` is the monotonic time that `ts` counts from; `seq`
+    the number of the first line; `redactor` takes secrets out of what guests chose.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: str = "full",
+        epoch_ns: int = 0,
+        seq: int = 1,
+        redactor: Redactor | None = None,
+    ) -> None:
+        self._full = fields == "full"
+        self._epoch_us = epoch_ns // 1000
+        compiled = Compiler(full=self._full)
+        c = lib.qmond_new(
+            ffi.new("struct qmond_event[]", compiled.events),
+            len(compiled.events),
+            ffi.new("struct qmond_op[]", compiled.ops),
+            len(compiled.ops),
+            ffi.new("struct qmond_name[]", compiled.names),
+            len(compiled.names),
+            compiled.texts,
+            len(compiled.texts),
+            _ROOM,
+        )
+        if c == ffi.NULL:
+            raise MemoryError
+        self._c = ffi.gc(c, lib.qmond_free)
+        self._c.epoch_us = self._epoch_us
+        self._c.seq = seq
+        self.masking = Masking(self._c)
+        self.masking.configure(redactor or Redactor(()))
+        self._anchor = Anchor(0)
+        self._held: tuple[bytes, int, int, int] | None = None
+        self._failed: Counter[str] = Counter()
+        self._failures: set[str] = set()
+        self._counts = ffi.new("uint64_t[64]")
+        self._tally = ffi.new("uint32_t[]", _ROOM // 64), ffi.new("uint32_t[]", _ROOM // 64)
+        self._chosen = ffi.new("uint32_t *")
+
+    # ---- making a batch ------------------------------------------------------------------------
+
+    @property
+    def seq(self) -> int:
+        """The number of the next line."""
+        number: int = self._c.seq
+        return number
+
+    def follow(self, anchor: Anchor) -> None:
+        """Render moments by where the wall clock stands now."""
+        self._anchor = anchor
+        self._c.offset_ns = anchor.offset_ns
+
+    def begin(self) -> None:
+        """Begin a new batch."""
+        lib.qmond_clear(self._c)
+        self.masking.renew()
+        if self._held is not None:
+            held, self._held = self._held, None
+            self.append(*held)
+
+    def drain(self, ring: RingBuffer, processes: ProcessTable) -> bool:
+        """Add what is in the ring, until it is empty or the batch is full; says whether any was.
+
+        A record that makes trouble is a line less, and no more: `take_failed` counts it.
+        """
+        before = ring.consumed[0]
+        view = ffi.new("struct qmond_ring *", self._pointers(ring))
+        while self._held is None:
+            result = lib.qmond_encode(self._c, view)
+            if result == lib.QMOND_RECORD:
+                data = bytes(ffi.buffer(self._c.record, self._c.record_size))
+                try:
+                    self._tell(data, processes)
+                except Exception as error:  # noqa: BLE001 - whatever a guest had it trip over
+                    self._fail(data, error)
+            elif result == lib.QMOND_PROCESS:
+                (pid,) = ffi.unpack(ffi.cast("uint32_t *", self._c.record + 8), 1)
+                self._enter(processes[pid])
+            elif result == lib.QMOND_UNFIT:
+                data = bytes(ffi.buffer(self._c.record, RECORD_FORMAT.size))
+                self._fail(data, ValueError("its line is longer than a batch"))
+            elif result == lib.QMOND_BEYOND and ring.slide():
+                view = ffi.new("struct qmond_ring *", self._pointers(ring))
+            else:
+                break
+        try:
+            self.masking.mask(processes)
+        except Exception as error:  # noqa: BLE001 - a pattern's fault must not show a secret
+            self._complain(f"redact: {error!r}")
+            self.masking.withhold()
+        return ring.consumed[0] != before
+
+    def tell(self, name: str, ts: int, values: dict[str, Any]) -> None:
+        """Add the line of an event that the daemon itself makes, from its fields' values."""
+        pid = values.get("pid", -1) & 0xFFFFFFFF
+        self.append(self.compose(name, ts, values), NUMBER[name], pid, pid)
+
+    def append(self, line: bytes, number: int, pid: int, other: int) -> None:
+        """Add a line with its newline, its event's number, its process, and another or the same."""
+        if lib.qmond_append(self._c, line, len(line), number, pid, other):
+            return
+        if len(line) > _ROOM:
+            self._failed[NAMES[number]] += 1
+        else:
+            self._held = line, number, pid, other  # the batch is full: it is the next one's first
+
+    def compose(
+        self, name: str, ts: int, values: dict[str, Any], *, tid: int = 0, suffix: bytes = b""
+    ) -> bytes:
+        """Return a line with the next line's number, which stays the next one's."""
+        event = BY_NAME[name]
+        if event.statistic:
+            middle = b',"pid":-1,"evt":"%b"' % name.encode()
+        else:
+            middle = b',"event":"%b"' % name.encode()
+        us = max(0, ts // 1000 - self._epoch_us)
+        parts = [b'{"ts":%d.%06d' % divmod(us, 1_000_000), middle]
+        parts += [
+            b',"%b":%b' % (field.key.encode(), json_bytes(values[field.key]))
+            for field in event.fields
+            if field.key in values and (self._full or not field.added)
+        ]
+        if self._full:
+            parts += [b',"time":"', self._anchor.utc(ts), b'","seq":%d' % self.seq]
+            if tid:
+                parts.append(b',"tid":%d' % tid)
+            parts.append(suffix)
+        return b"".join([*parts, b"}\n"])
+
+    def moment(self, ts: int) -> float:
+        """Return a monotonic time in ns as a `ts`: seconds."""
+        return (ts // 1000 - self._epoch_us) / 1e6
+
+    def take_failed(self) -> Counter[str]:
+        """Return of which events a line could not be made since the last call, and how many."""
+        failed, self._failed = self._failed, Counter()
+        return failed
+
+    def forget(self, pid: int) -> None:
+        """Ask the process table again, before the next line of this process."""
+        lib.qmond_forget(self._c, pid)
+
+    # ---- the batch -----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many lines there are."""
+        count: int = self._c.line_count
+        return count
+
+    @property
+    def data(self) -> memoryview:
+        """All lines; valid until the next batch."""
+        return memoryview(ffi.buffer(self._c.out.data, self._c.out.used))
+
+    @property
+    def index(self) -> Any:  # noqa: ANN401 - a cdata
+        """Where each line is, as encoder.c has it: struct qmond_line; valid as `data` is."""
+        return self._c.lines
+
+    def by_event(self) -> Counter[str]:
+        """Return how many lines there are of each event."""
+        lib.qmond_count(self._c, self._counts)
+        pairs = zip(NAMES, self._counts[0 : len(NAMES)], strict=True)
+        return Counter({name: count for name, count in pairs if count})
+
+    def by_process(self) -> Counter[int]:
+        """Return how many lines there are of each process."""
+        pids, counts = self._tally
+        found = lib.qmond_tally(self._c, pids, counts)
+        return Counter(dict(zip(pids[0:found], counts[0:found], strict=True)))
+
+    def select(self, mask: int, pids: frozenset[int] | None = None) -> tuple[bytes, int]:
+        """Return the lines of events whose bits are in `mask` and of these processes: their number.
+
+        A line may belong to two processes, and one of them is enough.
+        """
+        room = self._c.out.used
+        out = _unset("char[]", max(1, room))
+        wanted = ffi.NULL if pids is None else ffi.new("uint32_t[]", sorted(_unsigned(pids)))
+        count = 0 if pids is None else len(wanted)
+        size = lib.qmond_select(self._c, mask, wanted, count, out, room, self._chosen)
+        return bytes(ffi.buffer(out, size)), self._chosen[0]
+
+    # ---- what encoder.c leaves to Python --------------------------------------------------------
+
+    def _tell(self, data: bytes, processes: ProcessTable) -> None:
+        """Do what there is to do with a record before, or instead of, a line by its op codes."""
+        ts, pid, tid, number, _, flags, a, b = RECORD_FORMAT.unpack_from(data)
+        counted = flags & Flag.COUNTED
+        if number == _FORK:
+            processes.fork(pid, a & 0xFFFFFFFF, b)
+        elif number in (_ADOPT, _IMAGE):
+            process = processes.image(data)
+            if counted:
+                told = adoption(process, self.masking.argv(process))
+                line = self.compose("TRACK_ADOPT", ts, told)
+                self.append(line, _ADOPT, pid, pid)
+        elif number == _EXIT:
+            if counted:
+                values: dict[str, Any] = {"pid": pid, **ending(a)}
+                line = self.compose("EXIT", ts, values, suffix=processes[pid].suffix)
+                self.append(line, _EXIT, pid, pid)
+            processes.forget(pid)
+        elif number == _CONNECT and counted:
+            values = {"pid": pid, "addr": (addr := address(data[RECORD_FORMAT.size :]))}
+            if addr.startswith("unix:") and not _is_valid(data[RECORD_FORMAT.size + 2 :]):
+                values["addr_b64"] = _base64(b"unix:" + socket_path(data[RECORD_FORMAT.size :]))
+            if flags & Flag.FAULT:
+                values["fault"] = True
+            line = self.compose("CONNECT", ts, values, tid=tid, suffix=processes[pid].suffix)
+            self.append(line, _CONNECT, pid, pid)
+        elif number == _OVER_BUDGET:
+            processes.note_over_budget(pid)
+
+    def _fail(self, record: bytes, error: Exception) -> None:
+        """Count an event of which no line could be made."""
+        _, _, _, number, _, flags, _, _ = RECORD_FORMAT.unpack_from(record)
+        if flags & Flag.COUNTED:
+            self._failed[NAMES[number]] += 1
+        self._complain(f"{NAMES[number]}: {error!r}")
+
+    def _complain(self, fault: str) -> None:
+        """Say what went wrong, each thing once, and not more things than somebody reads."""
+        if len(self._failures) < _FAULTS and fault not in self._failures:
+            self._failures.add(fault)
+            _log.error("an event's line could not be made: %s", fault)
+
+    def _enter(self, process: Process) -> None:
+        name, suffix = process.bin_json, process.suffix
+        holds = self.masking.holds(process)
+        if not lib.qmond_enter(self._c, process.pid, name, len(name), suffix, len(suffix), holds):
+            raise MemoryError
+
+    def _pointers(self, ring: RingBuffer) -> tuple[Any, Any, Any, int, int]:
+        def pointer(ctype: str, view: memoryview) -> Any:  # noqa: ANN401 - a cdata
+            return ffi.cast(ctype, ffi.from_buffer(view))
+
+        return (
+            pointer("uint64_t *", ring.consumed),
+            pointer("const uint64_t *", ring.produced),
+            pointer("const unsigned char *", ring.data),
+            ring.origin,
+            len(ring.data),
+        )
+
+
+def _unsigned(pids: frozenset[int]) -> list[int]:
+    return [pid for pid in pids if 0 <= pid < 1 << 32]

@@ -1,0 +1,1 @@
+"""The log's files: writing, rotating, keeping, compressing and reading them."""

@@ -1,0 +1,70 @@
+"""`python -m qmond.log.compress zstd|gzip FILE`: compress a rotated file of the log, and remove it.
+
+It is a process of its own, so that it costs the daemon neither time nor memory. The result has its
+name only once it is whole and on the disk; whoever reads meanwhile finds one or the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import IO, Final
+
+from qmond.log.files import PART
+
+__all__ = ["SUFFIXES", "main"]
+
+SUFFIXES: Final = {"zstd": ".zst", "gzip": ".gz"}
+_NICE: Final = 19
+_STEP: Final = 1 << 17
+
+
+def main() -> int:
+    """Compress one file; returns the exit status."""
+    method, path = sys.argv[1], Path(sys.argv[2])
+    os.nice(_NICE)
+    unfinished = path.with_name(path.name + SUFFIXES[method] + PART)
+    try:
+        _compress(method, path, unfinished)
+        unfinished.rename(path.with_name(path.name + SUFFIXES[method]))
+        path.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        sys.stderr.write(f"qmond: {path} stays as it is: {error.strerror}\n")
+        return 1
+    return 0
+
+
+def _compress(method: str, path: Path, unfinished: Path) -> None:
+    unfinished.unlink(missing_ok=True)  # of one that was killed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with path.open("rb") as source, os.fdopen(os.open(unfinished, flags, 0o600), "wb") as sink:
+        found = os.fstat(source.fileno())
+        os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        with _compressor(method, sink) as compressor:
+            shutil.copyfileobj(source, compressor, _STEP)
+        sink.flush()
+        os.fchown(sink.fileno(), found.st_uid, found.st_gid)
+        os.fchmod(sink.fileno(), found.st_mode & 0o777)
+        os.utime(sink.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+        os.fdatasync(sink.fileno())
+        for file in (source, sink):  # nobody reads them soon
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _compressor(method: str, sink: IO[bytes]) -> IO[bytes]:
+    if method == "gzip":
+        return gzip.GzipFile(filename="", mode="wb", fileobj=sink)  # type: ignore[return-value] # it writes
+    import zstandard  # noqa: PLC0415 - only where it is the method
+
+    writer: IO[bytes] = zstandard.ZstdCompressor().stream_writer(sink, closefd=False)
+    return writer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The log as the daemon needs it: what cannot be written is counted, and the trouble told once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from qmond.errors import InUseError, LogError
+from qmond.log.writer import EventLog
+from qmond.systemd.messages import MessageId, about
+
+__all__ = ["LogKeeper"]
+
+_log = logging.getLogger(__name__)
+
+_CALM: Final = 2.0
+"""Seconds without a failure until the log is said to be written again."""
+
+
+class LogKeeper:
+    """Writes, and never fails; `not_logged` is where the caller counts what was not written."""
+
+    def __init__(self, log: EventLog, not_logged: Counter[str]) -> None:
+        self.failing = False
+        self._log = log
+        self._not_logged = not_logged
+        self._missing = 0
+        self._good_since = math.inf
+
+    def write(self, lines: bytes | memoryview) -> bool:
+        """Append whole lines; says whether they are in the log, all or none of them."""
+        written = self._works(self._log.write, lines)
+        if written:
+            self._calm()
+        return written
+
+    def check(self) -> None:
+        """Look after the log; called about once a second."""
+        blocked = self._log.blocked
+        if self._works(self._log.check) and blocked and not self._log.blocked:
+            self._calm()  # nothing may come for long that shows it by being written
+        if self.failing and time.monotonic() - self._good_since > _CALM:
+            missing = self._not_logged.total() - self._missing
+            _log.warning(
+                "the log is written again, %d events are missing from it",
+                missing,
+                extra=about(MessageId.LOG_BACK, stage="log", lost=missing),
+            )
+            self.failing = False
+
+    def _calm(self) -> None:
+        if self._good_since == math.inf:
+            self._good_since = time.monotonic()
+
+    def reopen(self) -> None:
+        """Begin a file at the log's path, where another program has taken it away."""
+        self._works(self._log.reopen)
+
+    def _works(self, call: Callable[..., None], *arguments: Any) -> bool:  # noqa: ANN401
+        try:
+            call(*arguments)
+        except (LogError, InUseError) as error:
+            if not self.failing:
+                _log.error(
+                    "the log cannot be written, events are lost: %s",
+                    error,
+                    extra=about(MessageId.LOG_FAILING, stage="log"),
+                )
+                self._missing = self._not_logged.total()
+            self.failing = True
+            self._good_since = math.inf
+            return False
+        return True

@@ -1,0 +1,183 @@
+"""Lives: the rare lines a second time, in small files by user, that no storm pushes out.
+
+The log's oldest files go as others come, whoever's lines they hold: a guest that writes without
+end takes everybody's past with it. Who ran what, forked, connected and ended is a thousandth of
+all lines. It is kept once more, in `lives/` below the log's directory, and there each user's lines
+push out that user's own alone: `uid-1000.jsonl`, and `uid-1000.old.jsonl` from before it was full.
+A range of 65,536 numbers above the first is one user's, as subuid(5) gives them to containers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import orjson
+
+from qmond.config.keys import Log
+from qmond.errors import QmondError
+from qmond.events.table import NUMBER
+from qmond.log.files import open_directory, open_live
+from qmond.log.history import number_of
+
+__all__ = ["EVENTS", "Lives"]
+
+_log = logging.getLogger(__name__)
+
+EVENTS: Final = (
+    "START",
+    "END",
+    "TRACK_ADOPT",
+    "TRACK_FORK",
+    "EXEC",
+    "CONNECT",
+    "SETUID",
+    "IO_URING",
+    "EXIT",
+    "LOST",
+    "CLOCK",
+)
+_MASK: Final = sum(1 << NUMBER[name] for name in EVENTS)
+_USERS: Final = 64
+"""How many users have files; where there are more, those who were silent for longest have none."""
+_RANGE: Final = 1 << 16
+_TAIL: Final = 1 << 20
+"""Bytes; no line is as long, nor what a batch can have of one user."""
+# How a line begins; no text that a guest chose stands before these keys.
+_HEAD: Final = re.compile(
+    rb'\{"ts":[\d.]+,"event":"(\w+)"(?:,"(?:pid|parent)":(\d+)(?:,"child":(\d+))?)?'
+)
+
+
+class Lines(Protocol):
+    """A batch of lines."""
+
+    def select(self, mask: int, pids: None) -> tuple[bytes, int]:
+        """Return those of some events, and their number."""
+
+
+class Lives:
+    """The files of all users; a trouble with them is told once, and delays nobody.
+
+    `group` may read them; `uid_of` tells the real user ID of a process that came under watch before
+    this daemon, or None; `redone` is the number from which on lines come a second time, since the
+    daemon before ended abruptly, or None.
+    """
+
+    def __init__(
+        self,
+        config: Log,
+        group: int | None,
+        uid_of: Callable[[int], int | None],
+        redone: int | None,
+    ) -> None:
+        self._folder = config.dir / "lives"
+        self._group = group
+        self._uid_of = uid_of
+        self._redone = redone
+        self._users: dict[int, str] = {}  # by process
+        self._mended: set[Path] = set()
+        self._failing = False
+        self.configure(config)
+
+    def configure(self, config: Log) -> None:
+        """Go by another quota from here on."""
+        self._most = config.keep.lives // _USERS // 2
+
+    def take(self, batch: Lines) -> None:
+        """Write what is rare in a batch."""
+        lines, count = batch.select(_MASK, None)
+        if not count:
+            return
+        by_user: defaultdict[str, list[bytes]] = defaultdict(list)
+        for line in lines.splitlines(keepends=True):
+            by_user[self._user_of(line)].append(line)
+        if not self._most:
+            return
+        try:
+            open_directory(self._folder, self._group)
+            for user, chosen in by_user.items():
+                self._write(self._folder / f"{user}.jsonl", b"".join(chosen))
+        except (OSError, QmondError) as error:
+            if not self._failing:
+                _log.warning("lives are not kept apart, the log has them: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _user_of(self, line: bytes) -> str:
+        """Return whose file a line is for; it may tell of a process that comes or goes."""
+        head = _HEAD.match(line)
+        if head is None or head[2] is None:
+            return "host"
+        name, pid = head[1], int(head[2])
+        if name == b"TRACK_ADOPT":
+            self._users[pid] = _user(orjson.loads(line)["uid"])
+        user = self._users.get(pid)
+        if user is None:
+            user = self._users[pid] = _user(self._uid_of(pid))
+        if name == b"TRACK_FORK":
+            self._users[int(head[3])] = user
+        elif name == b"EXIT":
+            del self._users[pid]
+        return user
+
+    def _write(self, path: Path, lines: bytes) -> None:
+        if not path.exists():
+            self._make_room()
+        fd = open_live(path, self._group)
+        try:
+            if path not in self._mended:
+                _mend(fd, self._redone)
+                self._mended.add(path)
+            os.write(fd, lines)
+            full = os.fstat(fd).st_size >= self._most
+        finally:
+            os.close(fd)
+        if full:
+            path.rename(path.with_suffix(".old.jsonl"))
+
+    def _make_room(self) -> None:
+        """Remove the files of who was silent for longest, where there would be too many users."""
+        files = {path: path.stat().st_mtime for path in self._folder.glob("*.jsonl")}
+        users = {path.name.partition(".")[0] for path in files}
+        if len(users) >= _USERS:
+            latest = {user: max(files[p] for p in files if _is_of(p, user)) for user in users}
+            silent = min(latest, key=latest.__getitem__)
+            for path in files:
+                if _is_of(path, silent):
+                    path.unlink()
+
+
+def _user(uid: int | None) -> str:
+    """Return the stem of a user's file; None is nobody known."""
+    if uid is None:
+        return "unknown"
+    if uid < _RANGE:
+        return f"uid-{uid}"
+    first = uid // _RANGE * _RANGE
+    return f"uid-{first}-{first + _RANGE - 1}"
+
+
+def _is_of(path: Path, user: str) -> bool:
+    return path.name.partition(".")[0] == user
+
+
+def _mend(fd: int, redone: int | None) -> None:
+    """Have a file end with a whole line, and before those that come a second time."""
+    size = os.fstat(fd).st_size
+    begin = max(0, size - _TAIL)
+    tail = os.pread(fd, _TAIL, begin)
+    tail = tail[: tail.rfind(b"\n") + 1]
+    if redone is not None:
+        while tail:
+            last = tail.rfind(b"\n", 0, -1) + 1
+            if number_of(tail[last:]) < redone:
+                break
+            tail = tail[:last]
+    os.ftruncate(fd, begin + len(tail))

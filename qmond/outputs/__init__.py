@@ -1,0 +1,1 @@
+"""Where else events and figures go: journald and Prometheus."""

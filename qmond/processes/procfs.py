@@ -1,0 +1,199 @@
+"""What /proc says of processes: parsers that take bytes, and readers that fetch them.
+
+The formats: proc(5). Where procfs is another than /proc, its root is a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from struct import iter_unpack
+from typing import Final
+
+from qmond.events.records import ARGV_MAX
+
+__all__ = [
+    "PROC",
+    "Stat",
+    "alive",
+    "is_hosts",
+    "parse_auxv",
+    "parse_cgroup",
+    "parse_nspid",
+    "parse_stat",
+    "parse_uid",
+    "pids",
+    "read_cgroup",
+    "read_cmdline",
+    "read_exe",
+    "read_execfn",
+    "read_io_urings",
+    "read_own_pid",
+    "read_stat",
+    "read_uid",
+]
+
+PROC: Final = Path("/proc")
+
+_AT_EXECFN: Final = 31
+_DEAD: Final = "Z"
+_KTHREADD: Final = 2
+_PF_KTHREAD: Final = 0x00200000  # Linux' include/linux/sched.h
+_PATH_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Of /proc/PID/stat: `start` in clock ticks since boot."""
+
+    comm: bytes
+    state: str
+    ppid: int
+    start: int
+    is_kernel_thread: bool = False
+
+
+def parse_stat(data: bytes) -> Stat:
+    """Parse /proc/PID/stat; comm may hold spaces and parentheses. Raises ValueError."""
+    comm = data[data.index(b"(") + 1 : data.rindex(b")")]
+    rest = data[data.rindex(b")") + 1 :].split()
+    return Stat(
+        comm=comm,
+        state=rest[0].decode(),
+        ppid=int(rest[1]),
+        start=int(rest[19]),
+        is_kernel_thread=bool(int(rest[6]) & _PF_KTHREAD),
+    )
+
+
+def parse_uid(data: bytes) -> int:
+    """Return the real user ID of /proc/PID/status. Raises ValueError."""
+    for line in data.splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[1])
+    raise ValueError("no Uid line")
+
+
+def parse_nspid(data: bytes) -> list[int]:
+    """Return the IDs of /proc/PID/status, from the namespace of that procfs inwards."""
+    for line in data.splitlines():
+        if line.startswith(b"NSpid:"):
+            return [int(word) for word in line.split()[1:]]
+    raise ValueError("no NSpid line")
+
+
+def parse_cgroup(data: bytes) -> bytes | None:
+    """Return the cgroup v2 path of /proc/PID/cgroup, if there is that hierarchy."""
+    for line in data.split(b"\n"):
+        if line.startswith(b"0::"):
+            return line.removeprefix(b"0::")
+    return None
+
+
+def parse_auxv(data: bytes) -> dict[int, int]:
+    """Parse the auxiliary vector of a 64-bit process: AT_* → value, see getauxval(3)."""
+    return dict(iter_unpack("=QQ", data[: len(data) // 16 * 16]))
+
+
+def pids(root: Path = PROC) -> Iterator[int]:
+    """Yield the IDs of all processes."""
+    with os.scandir(root) as entries:
+        yield from (int(entry.name) for entry in entries if entry.name.isdecimal())
+
+
+def read_stat(pid: int, root: Path = PROC) -> Stat:
+    """Read /proc/PID/stat. Raises OSError where the process is gone."""
+    return parse_stat((root / str(pid) / "stat").read_bytes())
+
+
+def alive(pid: int, root: Path = PROC) -> tuple[int, Path]:
+    """Return by which ID and root a process can be read: its leader may be gone before others.
+
+    Raises OSError where the process is gone.
+    """
+    if read_stat(pid, root).state == _DEAD:
+        threads = root / str(pid) / "task"
+        for thread in pids(threads):
+            if read_stat(thread, threads).state != _DEAD:
+                return thread, threads
+    return pid, root
+
+
+def read_cmdline(pid: int, root: Path = PROC) -> bytes:
+    """Read as much of /proc/PID/cmdline as the kernel side does, of what may be megabytes.
+
+    Raises OSError where the process is gone.
+    """
+    with (root / str(pid) / "cmdline").open("rb") as file:
+        return file.read(ARGV_MAX)
+
+
+def read_uid(pid: int, root: Path = PROC) -> int:
+    """Read the real user ID. Raises OSError where the process is gone."""
+    return parse_uid((root / str(pid) / "status").read_bytes())
+
+
+def read_cgroup(pid: int, root: Path = PROC) -> bytes | None:
+    """Read the cgroup v2 path. Raises OSError where the process is gone."""
+    return parse_cgroup((root / str(pid) / "cgroup").read_bytes())
+
+
+def read_exe(pid: int, root: Path = PROC) -> bytes:
+    """Read the path of the executable. Raises OSError for kernel threads and where it is gone."""
+    path = os.readlink(os.fsencode(root / str(pid) / "exe"))
+    return path.removesuffix(b" (deleted)")
+
+
+def is_hosts(root: Path = PROC) -> bool:
+    """Whether a procfs has the host's own process IDs: only there are kernel threads."""
+    try:
+        return read_stat(_KTHREADD, root).is_kernel_thread
+    except (OSError, ValueError):
+        return False
+
+
+def read_own_pid(pid: int, root: Path = PROC) -> int:
+    """Return the ID that a process has in this process' own pid namespace.
+
+    `root` may be the procfs of a namespace above. Raises OSError where the process is gone,
+    ValueError where it is not within this namespace.
+    """
+    ours = parse_nspid((root / "self/status").read_bytes())
+    theirs = parse_nspid((root / str(pid) / "status").read_bytes())
+    if len(theirs) < len(ours):
+        raise ValueError(f"process {pid} is not within this pid namespace")
+    own = theirs[len(ours) - 1]
+    if len(ours) > 1 and read_stat(own).start != read_stat(pid, root).start:
+        raise ValueError(f"process {pid} is in another pid namespace")  # a sibling of ours
+    return own
+
+
+def read_io_urings(pid: int, root: Path = PROC, most: int = 4096) -> Iterator[int]:
+    """Yield the descriptors of a process that are io_uring's, of so many that are looked at.
+
+    Raises OSError where it is gone.
+    """
+    folder = root / str(pid) / "fd"
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, most):
+            try:
+                if os.readlink(entry.path) == "anon_inode:[io_uring]":
+                    yield int(entry.name)
+            except FileNotFoundError:  # closed meanwhile
+                continue
+
+
+def read_execfn(pid: int, root: Path = PROC) -> bytes | None:
+    """Read the path that execve was asked for; None where the process has overwritten it.
+
+    Raises OSError where the process is gone or may not be read.
+    """
+    at = parse_auxv((root / str(pid) / "auxv").read_bytes()).get(_AT_EXECFN)
+    if not at:
+        return None
+    with (root / str(pid) / "mem").open("rb", buffering=0) as memory:
+        memory.seek(at)
+        return memory.read(_PATH_MAX).partition(b"\0")[0] or None

@@ -1,0 +1,396 @@
+"""The process table: who is this pid, what guest does it run, for which architecture.
+
+It follows the records in the order of the ring: a fork stands before the child's first event, an
+exec before the new program's. A process that the table does not know, because its record was
+lost, is asked for; the answer comes later, and until then the process has empty parts.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Final, NamedTuple
+
+import orjson
+
+from qmond.clock import TICK_NS
+from qmond.escape import json_bytes
+from qmond.events.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
+from qmond.events.table import NUMBER
+from qmond.processes.cgroups import container_of
+from qmond.processes.texts import Texts
+
+__all__ = [
+    "Answer",
+    "News",
+    "Parents",
+    "Process",
+    "ProcessTable",
+    "architecture",
+    "guest_of",
+    "json_text",
+    "parse_cgroup_names",
+    "parse_parents",
+    "text_of",
+    "words_of",
+]
+
+_ADOPT: Final = NUMBER["TRACK_ADOPT"]
+
+_WITH_ARGUMENT: Final = frozenset(
+    "0 B D E L R U cpu d dfilter g p plugin r rtsig-map s seed tb-size trace".split()  # noqa: SIM905
+)
+"""Options of qemu-user that take the argument behind them: linux-user/main.c, QEMU 7.2 to 9.2."""
+
+_ASKED_MAX: Final = 4096
+"""Processes that are asked for at a time."""
+_CONFIRMED: Final = 256
+"""Processes that are asked for again at once, after a loss."""
+_LONG: Final = 256
+"""Bytes of a line's constant part that is not kept, since its guest is."""
+
+_INVALID: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
+_INTERPRETER: Final = re.compile(r"qemu-([a-z0-9_]+?)(-static)?")
+
+
+def text_of(data: bytes) -> str:
+    """Return bytes as text; every byte that is no valid UTF-8 becomes U+FFFD."""
+    return _INVALID.sub("\ufffd", data.decode(errors="surrogateescape"))
+
+
+def json_text(data: bytes) -> bytes:
+    """Return bytes as a JSON string, as `text_of` has them."""
+    return json_bytes(text_of(data))
+
+
+def architecture(name: str) -> str | None:
+    """Return the guest architecture that an interpreter's file name tells: `qemu-arm-static`."""
+    match = _INTERPRETER.fullmatch(name)
+    return match[1] if match else None
+
+
+def words_of(argv: bytes) -> list[bytes]:
+    """Return the words of a NUL-terminated argument vector."""
+    return argv.removesuffix(b"\0").split(b"\0") if argv else []
+
+
+def guest_of(
+    filename: bytes, argv: list[bytes], *, emulated: bool, interpreted: bool
+) -> bytes | None:
+    """Return the path of the program that runs, from what execve was given.
+
+    `emulated`: the file that executes is qemu-user; `interpreted`: the kernel's binfmt_misc put
+    it in front of the program that was asked for, whose path is its first argument then.
+    """
+    if not emulated:
+        return filename
+    if interpreted:
+        return argv[1] if len(argv) > 1 else filename
+    words = iter(argv[1:])
+    for word in words:
+        if not word.startswith(b"-"):
+            return word
+        option = word[1:].removeprefix(b"-")
+        if not option:
+            return next(words, None)
+        if option.decode(errors="replace") in _WITH_ARGUMENT:
+            next(words, None)
+    return None
+
+
+Parents = tuple[tuple[int, str], ...]
+"""Process ID and comm of the parent, of its parent, and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process under watch; `start` in ns since boot, in whole clock ticks as /proc has it.
+
+    `pid` and `start` name it for ever. `tree` is the process under watch that it and its siblings
+    descend from: itself, where it came under watch by its own name. `argv` has its words, each
+    with a NUL behind it; `truncated` says that there is more of it than is known. `bin_json` and
+    `suffix` are its constant parts of a line, rendered once.
+    """
+
+    pid: int
+    ppid: int = 0
+    bin: str = ""
+    origin: str = "unknown"
+    argv: bytes = b""
+    comm: str = ""
+    guest: bytes | None = None
+    arch: str | None = None
+    launch: str = ""
+    uid: int = 0
+    cgroup: str | None = None
+    container: str | None = None
+    start: int = 0
+    tree: int = 0
+    parents: Parents = ()
+    allocations: str = ""
+    truncated: bool = False
+    bin_json: bytes = b'""'
+    suffix: bytes = b""
+
+    def rendered(self) -> Process:
+        """Return the same with its constant parts."""
+        arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
+        guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
+        if self.guest is not None and text_of(self.guest).encode() != self.guest:
+            guest += b',"guest_b64":"' + base64.b64encode(self.guest) + b'"'
+        name = b"%b" % orjson.dumps(self.bin)  # a copy: what orjson returns holds kilobytes
+        return replace(self, bin_json=name, suffix=arch + guest)
+
+    def is_same_image(self, other: Process) -> bool:
+        """Whether that is this process, running what it runs."""
+        mine = self.start, self.bin, self.argv
+        return mine == (other.start, other.bin, other.argv)
+
+
+class News(NamedTuple):
+    """What the table has learned: who came or changed, whose end came, who allocates too much."""
+
+    started: list[Process]
+    ended: list[int]
+    over_budget: list[int]
+
+
+Answer = Callable[[Process | None], Process | None]
+"""What is called with a process as it was found, or None; returns it if it was entered."""
+
+
+class ProcessTable:
+    """The processes under watch, by tgid.
+
+    `ask` is asked for a process that no record told of, with its user where that is known, and
+    answers later, or at once, or None; what a record tells meanwhile stands. `allocations` says
+    whether a process' are counted, in a word. `changed` hears of each process whose constant parts
+    of a line are not what they were.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[int, int | None, Answer], object],
+        allocations: Callable[[Process], str],
+        changed: Callable[[int], None],
+    ) -> None:
+        self._ask = ask
+        self._allocations = allocations
+        self._changed = changed
+        self._processes: dict[int, Process] = {}
+        self._asked: dict[int, object] = {}
+        self._doubted: dict[int, None] = {}
+        self._unknown: dict[int, Process] = {}
+        self._texts = Texts()
+        self._news = News([], [], [])
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter([self._shown(process) for process in self._processes.values()])
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._processes
+
+    def __getitem__(self, pid: int) -> Process:
+        """Return a process; one that nobody knows anything of has empty parts."""
+        known = self._processes.get(pid)
+        if known is None:
+            self._question(pid, None)
+            known = self._processes.get(pid)  # where the answer came at once
+        elif pid in self._doubted:
+            self._question(pid, known.uid)
+            known = self._processes[pid]
+        return self._shown(known) if known else self._unknown.setdefault(pid, Process(pid))
+
+    def uid_of(self, pid: int) -> int | None:
+        """Return the real user ID of a process, where it is known."""
+        known = self._processes.get(pid)
+        return known.uid if known else None
+
+    def descendants(self, pid: int) -> list[int]:
+        """Return the processes that descend from one, as far as their ancestors are known."""
+        return [
+            process.pid
+            for process in self
+            if process.ppid == pid or any(parent == pid for parent, _ in process.parents)
+        ]
+
+    def adopt(self, process: Process) -> Process:
+        """Enter a process, or what it has become; returns it with its word on allocations."""
+        process = replace(process, allocations=self._allocations(process))
+        self._enter(process)
+        return process
+
+    def expect(self, pid: int) -> Answer:
+        """Return what takes a process that somebody else has asked for."""
+        ticket = self._asked[pid] = object()
+        return partial(self._answer, pid, ticket)
+
+    def fork(self, parent: int, child: int, start: int) -> None:
+        """Enter a child that was made `start` ns after boot: until it execs, it is its parent."""
+        known = self[parent]
+        self._enter(
+            replace(
+                known,
+                pid=child,
+                ppid=parent,
+                tree=known.tree or parent,
+                origin="fork",
+                start=start // TICK_NS * TICK_NS,
+                parents=((parent, known.comm), *known.parents)[:PARENTS_MAX],
+            )
+        )
+        if parent not in self._processes or parent in self._doubted:
+            self._doubted[child] = None
+
+    def note_over_budget(self, pid: int) -> None:
+        """Take note that a process allocates more often than it may be counted for."""
+        self._news.over_budget.append(pid)
+
+    def forget(self, pid: int) -> None:
+        """Drop a process that has ended."""
+        if known := self._processes.pop(pid, None):
+            self._drop_texts(known)
+        self._doubted.pop(pid, None)
+        self._asked.pop(pid, None)
+        self._changed(pid)
+        self._news.ended.append(pid)
+
+    def doubt(self, is_tracked: Callable[[int], bool]) -> None:
+        """Drop who is not under watch any more, ask for the others again: records were lost.
+
+        Until the answers are there, nothing is told of what they run.
+        """
+        for pid in [pid for pid in self._processes if not is_tracked(pid)]:
+            self.forget(pid)
+        self._asked.clear()
+        self._doubted = dict.fromkeys(self._processes)
+        for pid in self._doubted:
+            self._changed(pid)
+
+    def confirm(self) -> None:
+        """Ask for some of those that are in doubt."""
+        for pid in tuple(islice(self._doubted, _CONFIRMED)):
+            self._doubted[pid] = self._doubted.pop(pid)  # the others have their turn next time
+            self._question(pid, self._processes[pid].uid)
+
+    def take_news(self) -> News:
+        """Return what was learned since the last call."""
+        news, self._news = self._news, News([], [], [])
+        for pid in self._unknown:
+            self._changed(pid)
+        self._unknown.clear()
+        return news
+
+    def image(self, record: bytes) -> Process:
+        """Enter what an image record tells: a process executes a program from here on."""
+        _, pid, _, number, _, flags, ppid, uid, start = IMAGE_FORMAT.unpack_from(record)
+        strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
+        name, filename, cgroup, argv = record[strings:].split(b"\0", 3)
+        text = text_of(name)
+        arch = architecture(text)
+        interpreted = bool(flags & Flag.INTERPRETED)
+        words = words_of(argv)
+        guest = guest_of(filename, words, emulated=arch is not None, interpreted=interpreted)
+        launch = "binfmt" if interpreted else "direct"
+        if number == _ADOPT:
+            parents, tree = parse_parents(record[IMAGE_FORMAT.size : strings]), pid
+        else:
+            launch, known = "nested", self[pid]
+            parents, tree = known.parents, known.tree or pid
+        if flags & Flag.TRUNCATED and words and guest is words[-1]:
+            guest = None  # a part of its path
+        path = parse_cgroup_names(cgroup)
+        process = Process(
+            pid=pid,
+            ppid=ppid,
+            tree=tree,
+            bin=text,
+            origin="exec",
+            argv=argv,
+            truncated=bool(flags & (Flag.TRUNCATED | Flag.FAULT)),
+            comm=text_of(os.path.basename(filename)[:15]),
+            guest=guest,
+            arch=arch,
+            launch=launch,
+            uid=uid,
+            cgroup=path,
+            container=container_of(path),
+            start=start // TICK_NS * TICK_NS,
+            parents=parents,
+        )
+        return self.adopt(process.rendered())
+
+    def _shown(self, known: Process) -> Process:
+        """Return a process as it may be told: who is in doubt may run something else."""
+        if known.pid not in self._doubted:
+            return known if known.suffix or not known.guest else known.rendered()
+        return replace(known, argv=b"", guest=None, arch=None, bin_json=b'""', suffix=b"")
+
+    def _enter(self, process: Process) -> None:
+        pid = process.pid
+        before, kept = self._processes.get(pid), self._with_texts(process)
+        if before is not None:
+            self._drop_texts(before)
+        self._processes[pid] = kept
+        self._doubted.pop(pid, None)
+        self._asked.pop(pid, None)
+        self._unknown.pop(pid, None)
+        self._changed(pid)
+        self._news.started.append(kept)
+
+    def _with_texts(self, process: Process) -> Process:
+        """Return a process as it is kept: without the texts that there is no room for."""
+        argv, guest = self._texts.take(process.argv) or b"", self._texts.take(process.guest or b"")
+        if guest is None:
+            return replace(process, argv=argv, guest=None).rendered()
+        suffix = process.suffix if len(process.suffix) <= _LONG else b""  # it is made again
+        return replace(process, argv=argv, guest=process.guest and guest, suffix=suffix)
+
+    def _drop_texts(self, process: Process) -> None:
+        for text in (process.argv, process.guest or b""):
+            self._texts.drop(text)
+
+    def _question(self, pid: int, uid: int | None) -> None:
+        """Ask for a process, unless it is asked for already."""
+        if pid not in self._asked and len(self._asked) < _ASKED_MAX:
+            self._ask(pid, uid, self.expect(pid))
+
+    def _answer(self, pid: int, ticket: object, found: Process | None) -> Process | None:
+        """Take an answer, unless records have told of the process since it was asked for."""
+        if self._asked.get(pid) is not ticket:
+            return None
+        del self._asked[pid]
+        if found is None:
+            return None
+        known = self._processes.get(pid)
+        if known is not None and found.is_same_image(known):
+            self._doubted.pop(pid, None)
+            self._changed(pid)
+            return known
+        if known is not None and found.start == known.start:  # it executes another program
+            found = replace(found, tree=known.tree)
+        return self.adopt(found)
+
+
+def parse_cgroup_names(data: bytes) -> str | None:
+    """Return the path of a cgroup, from the names up to the root as an image record has them.
+
+    None where they do not reach up to there.
+    """
+    if data and not data.endswith(b"/"):
+        return None
+    return text_of(b"/" + b"/".join(reversed(data.split(b"/")[:-1])))
+
+
+def parse_parents(data: bytes) -> Parents:
+    """Parse the ancestors that an image record tells of; pid 0 is the kernel's own."""
+    rows = PARENT_FORMAT.iter_unpack(data)
+    return tuple((pid, text_of(comm.partition(b"\0")[0])) for pid, comm in rows if pid)

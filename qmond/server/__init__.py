@@ -1,0 +1,1 @@
+"""The Unix socket: its protocol, clients, their rights, filters and readers."""

@@ -1,0 +1,1 @@
+"""What is said to systemd: journald's messages, and descriptors in its store."""

@@ -1,0 +1,112 @@
+"""The configuration: defaults, values, and every fault with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from qmond.config.keys import Config, load_config, parse_config
+from qmond.errors import ConfigError
+
+SHIPPED = Path(__file__).parents[2] / "etc" / "qmon.yaml"
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "qmon.yaml")
+    return caught.value.faults
+
+
+def test_the_shipped_file_has_every_key_with_its_default() -> None:
+    text = SHIPPED.read_text()
+    assert parse_config(text, "etc/qmon.yaml") == Config()
+    keys = [
+        line.strip().split(":")[0]
+        for line in text.splitlines()
+        if not line.lstrip().startswith(("#", "-"))
+    ]
+    for key in [
+        "prefixes",
+        "exclude",
+        "events",
+        "bytes",
+        "interval",
+        "allocations",
+        "timestamps",
+        "fields",
+        "size",
+        "dir",
+        "files",
+        "path",
+        "client_buffer",
+        "max_clients",
+        "procfs",
+    ]:
+        assert key in keys
+
+
+def test_an_empty_file_means_the_defaults() -> None:
+    assert parse_config("", "x") == parse_config("# nothing\n", "x") == Config()
+
+
+def test_values_have_units() -> None:
+    config = parse_config(
+        "ring: {size: 1M}\ncapture: {bytes: 4K}\nstats: {interval: 250ms}\nevents: [WRITE, READ]",
+        "x",
+    )
+    assert (config.ring.size, config.capture.bytes) == (1 << 20, 4096)
+    assert config.stats.interval == 0.25
+    assert config.events == ("READ", "WRITE")
+
+
+def test_every_fault_is_told_at_once_with_its_line() -> None:
+    text = (
+        "ring:\n  size: 5M\n  colour: red\nfields: some\nlog: here\nsocket:\n  max_clients: true\n"
+    )
+    assert faults(text) == [
+        "qmon.yaml:2: ring.size: is '5M'; expected a power of two from 64K to 1G",
+        "qmon.yaml:3: ring.colour: unknown key; expected one of size",
+        "qmon.yaml:4: fields: is 'some'; expected full or original",
+        (
+            "qmon.yaml:5: log: is 'here'; expected keys: "
+            "dir, group, rotate, compress, compress_delay, keep, min_free, sync"
+        ),
+        "qmon.yaml:7: socket.max_clients: is 'true'; expected a whole number from 1 to 10000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("events: [READ, REED]", "unknown: REED"),
+        ("events: none", "all, or a list of event names"),
+        ("capture: {bytes: 17K}", "a size from 0 to 16K"),
+        ("capture: {bytes: -1}", "a size such as"),
+        ("stats: {interval: 10}", "a time such as"),
+        ("stats: {interval: 1ms}", "a time from 0.1s to 3600s"),
+        ("stats: {allocations: 1}", "true or false"),
+        ("match: {prefixes: []}", "a list of 1 to 16"),
+        ("match: {prefixes: [a/b]}", "a list of 1 to 16"),
+        ("match: {exclude: qemu-img}", "a list of 0 to 16"),
+        ("log: {dir: relative}", "an absolute path"),
+        ("socket: {path: /" + "x" * 101 + "}", "at most 100 bytes"),
+        ("fields: full\nfields: full", "given twice"),
+        ("- a list", "is a list; expected keys"),
+        ("? [1]\n: 2", "unknown key"),
+        ("a: [", "not YAML"),
+        ("a: \x07", "not YAML"),
+        ("events: !!python/object:os.system {}", "not YAML"),
+    ],
+)
+def test_a_wrong_value_says_what_was_expected(text: str, what: str) -> None:
+    found = faults(text)
+    assert len(found) == 1
+    assert what in found[0]
+
+
+def test_a_missing_file_is_a_fault_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    assert load_config(tmp_path / "none", required=False) == Config()
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_config(tmp_path / "none", required=True)
+    (tmp_path / "latin").write_bytes(b"events: \xff")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        load_config(tmp_path / "latin", required=True)

@@ -1,0 +1,254 @@
+"""Core and front: what they tell each other, and that a bad front cannot disturb the core."""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from qmond.config.keys import Config, Socket, parse_config
+from qmond.daemon.entrance import Entrance
+from qmond.daemon.fronting import Channel, Reply
+from qmond.daemon.identity import Identity, front_identity, log_group
+from qmond.daemon.status import config_of
+from qmond.errors import ConfigError, RequestError
+from qmond.front.core import Core
+from qmond.server.broadcast import Share
+from qmond.server.control import Beat, Question, beat, parse, question
+from qmond.server.settings import FrontSettings
+from qmond.server.verbs import forest
+
+
+def test_messages_come_through_as_they_are() -> None:
+    asked = Question(7, "tree", {"pid": 4})
+    assert parse(question(asked)) == asked
+    assert parse(beat(Beat(1, 2, follow=True))) == Beat(1, 2, follow=True)
+    settings = FrontSettings(group="qmon", groups=(None, 5), configured=3, boot_id="b")
+    assert FrontSettings.of(orjson.loads(orjson.dumps(settings.told()))) == settings
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"id":-1,"op":"ps","args":{}}',
+        b'{"id":true,"op":"ps","args":{}}',
+        b'{"id":1,"op":"exec","args":{}}',
+        b'{"id":1,"op":["ps"],"args":{}}',
+        b'{"id":1,"op":"ps","args":[]}',
+        b'{"beat":{"clients":-1,"dropped":0,"follow":true}}',
+        b'{"beat":{"clients":1,"dropped":1e9,"follow":true}}',
+        b'{"beat":{"clients":1}}',
+        b'{"beat":[]}',
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_message_is_known(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any of them ends the front
+        parse(line)
+
+
+class Answers:
+    """What a core answers, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.beats: list[Beat] = []
+
+    def _say(self, op: str) -> Reply:
+        self.asked.append(op)
+        return b'{"n":%d}' % len(self.asked), op == "ps"
+
+    def _refuse(self, _args: Mapping[str, Any]) -> Reply:
+        raise RequestError("BadConfig", "colour: unknown")
+
+    def table(self) -> dict[str, Any]:
+        def fail(_args: Mapping[str, Any]) -> Reply:
+            raise TypeError("surrogates not allowed")
+
+        return {
+            "status": lambda _: self._say("status"),
+            "ps": lambda _: self._say("ps"),
+            "follow": lambda _: self._say("follow"),
+            "reload": self._refuse,
+            "config": fail,
+        }
+
+
+@contextlib.asynccontextmanager
+async def channel(answers: Answers) -> AsyncIterator[tuple[Channel, socket.socket]]:
+    """Give a core's end that answers, and the other end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # noqa: FBT003 - its own signature
+    theirs.setblocking(False)  # noqa: FBT003 - its own signature
+    found = Channel(answers.table(), answers.beats.append)
+    await asyncio.get_running_loop().create_unix_connection(lambda: found, sock=ours)
+    answering = asyncio.create_task(found.answer_forever())
+    try:
+        yield found, theirs
+    finally:
+        answering.cancel()
+        found.end("")
+        await asyncio.gather(answering, return_exceptions=True)
+        await asyncio.sleep(0.01)  # both ends see that it is over
+        theirs.close()
+
+
+def test_many_ask_and_the_core_is_asked_once() -> None:
+    async def run() -> None:
+        answers = Answers()
+        async with channel(answers) as (_, theirs):
+            core = Core()
+            await asyncio.get_running_loop().create_unix_connection(lambda: core, sock=theirs)
+            found = await asyncio.gather(*(core.ask("status") for _ in range(500)))
+            assert {answer.text for answer in found} == {b'{"n":1}'}
+            async with asyncio.timeout(5):  # several under way: none is forgotten with another
+                await asyncio.gather(*(core.ask("follow") for _ in range(4)))
+            assert (await core.ask("ps")).truncated
+            with pytest.raises(RequestError, match="colour: unknown") as caught:
+                await core.ask("reload")
+            assert caught.value.kind == "BadConfig"
+            with pytest.raises(RequestError, match="surrogates"):
+                await core.ask("config")
+            began = time.monotonic()
+            for _ in range(30):  # the same ones mixed: none takes another's answer
+                await asyncio.gather(core.ask("status"), core.ask("follow"))
+            assert len(answers.asked) < 12 + 10 * (time.monotonic() - began)
+            assert answers.asked.count("follow") == 34
+
+    asyncio.run(run())
+
+
+def test_a_flood_ends_the_front_and_costs_the_core_little() -> None:
+    async def run() -> None:
+        answers = Answers()
+        async with channel(answers) as (core, theirs):
+            line = question(Question(1, "status", {}))
+            before = time.process_time()
+            with contextlib.suppress(OSError):
+                while not core.gone.is_set():
+                    with contextlib.suppress(BlockingIOError):
+                        theirs.send(line * 1000)
+                    await asyncio.sleep(0)
+            assert time.process_time() - before < 1
+            assert "does not keep to the rules" in core.fault
+            assert len(answers.asked) <= 11
+
+    asyncio.run(run())
+
+
+def test_random_bytes_end_the_front() -> None:
+    async def run() -> None:
+        chance = random.Random(1)  # noqa: S311 - no secret
+        for _ in range(50):
+            answers = Answers()
+            async with channel(answers) as (core, theirs):
+                theirs.send(chance.randbytes(chance.randrange(1, 20000)) + b"\n")
+                async with asyncio.timeout(10):
+                    await core.gone.wait()
+                assert core.fault
+
+    asyncio.run(run())
+
+
+def test_a_front_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmond.daemon.fronting._UNREAD", 1 << 20)
+
+    async def run() -> None:
+        async with channel(Answers()) as (core, _):
+            for _ in range(100):
+                core.say("ok", 1, b"x" * 100_000)
+                if core.gone.is_set():
+                    break
+            assert core.fault == "it does not read"
+
+    asyncio.run(run())
+
+
+def test_a_front_whose_core_has_gone_ends_whenever_that_was() -> None:
+    """At once, too: the core may end before it has said anything."""
+    control, handover = socket.socketpair(), socket.socketpair(type=socket.SOCK_DGRAM)
+    wake, share, log = os.pipe(), Share(), os.open("/", os.O_DIRECTORY)
+    try:
+        given = [control[1].fileno(), handover[1].fileno(), wake[0], share.fd, log]
+        words = [sys.executable, "-P", "-m", "qmond.front", *map(str, given)]
+        with subprocess.Popen(words, pass_fds=given) as front:
+            control[1].close()
+            control[0].close()
+            try:
+                assert front.wait(20) == 0
+            finally:
+                front.kill()
+    finally:
+        for end in (*control, *handover):
+            end.close()
+        for fd in (*wake, log):
+            os.close(fd)
+        share.close()
+
+
+# ---- what it is ----------------------------------------------------------------------------------
+
+
+def test_the_front_is_a_user_that_nobody_has() -> None:
+    identity = front_identity(Config())
+    if os.geteuid() != 0:
+        assert identity is None
+        return
+    assert identity is not None
+    assert identity.uid not in {0, 65534}
+    assert log_group(Config()) == identity.gid
+    other = parse_config("log: {group: audio}", "x")
+    assert front_identity(other) == Identity(identity.uid, 29)
+
+
+def test_a_group_that_the_socket_cannot_be_given_to_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a service that lacks CAP_CHOWN: played."""
+
+    def refuse(_path: Path, _group: int | None) -> None:
+        raise PermissionError(1, "not permitted")
+
+    entrance = Entrance(tmp_path / "s", Socket())
+    monkeypatch.setattr("qmond.daemon.entrance.admit", refuse)
+    with pytest.raises(ConfigError, match=r"socket.group: .*games's: not permitted"):
+        entrance.admit("games")
+    entrance.close()
+    assert not (tmp_path / "s").exists()
+
+
+def test_viewers_do_not_see_what_is_taken_out() -> None:
+    assert "redact" in config_of(Config(), whole=True)
+    shown = config_of(Config(), whole=False)
+    assert "redact" not in shown
+    assert shown["events"]
+
+
+# ---- trees ---------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_no_deeper_than_parsers_of_json_can_take() -> None:
+    chain = [{"pid": pid, "ppid": pid - 1} for pid in range(1, 2001)]
+    circle = [{"pid": 5001, "ppid": 5002}, {"pid": 5002, "ppid": 5001}, {"pid": 6, "ppid": 6}]
+    roots = forest(chain + circle[:2])
+    orjson.loads(orjson.dumps(roots))
+    found: list[int] = []
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        found.append(node["pid"])
+        waiting += node["children"]
+    assert sorted(found) == [*range(1, 2001), 5001, 5002]
+    assert forest([circle[2]]) == [{"pid": 6, "ppid": 6, "children": []}]
