@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -30,6 +30,7 @@ from qmond.server.control import REQUEST_MAX, Beat, Question, parse, tell
 from qmond.server.protocol import LineReader
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Bucket
+from qmond.systemd.messages import is_in_journal
 
 __all__ = ["Answers", "Fronting", "Reply"]
 
@@ -48,6 +49,10 @@ _PAUSES: Final = (0.1, 5.0)
 """Seconds until another is started: at first, and at most."""
 _FAREWELL: Final = 8
 """Seconds that it has to come to its end."""
+_SAID: Final = 4096
+"""Bytes of its stderr a second that are passed on, in the long run."""
+_BUSY: Final = 9
+"""Times as long as an answer took until the next: answers take a tenth of the loop's time."""
 _PRIVATE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID")
 
 Reply = tuple[bytes, bool]
@@ -101,6 +106,7 @@ class Channel(asyncio.Protocol):
             asked = await self._waiting.get()
             await asyncio.sleep(self._pace.wait(1))
             self._pace.spend(1)
+            began = time.thread_time()
             try:
                 found = self._answers[asked.op](asked.args)
                 text, cut = await found if isinstance(found, Awaitable) else found
@@ -110,6 +116,7 @@ class Channel(asyncio.Protocol):
             except Exception as error:  # noqa: BLE001 - one question's fault is no other's
                 _log.exception("%s could not be answered", asked.op)
                 self.say("error", asked.id, orjson.dumps(_described(error)))
+            await asyncio.sleep(min(2, _BUSY * (time.thread_time() - began)))
 
     def say(self, kind: str, number: int = 0, text: bytes = b"null") -> None:
         """Tell the front something; where it has not read for long, that is its end."""
@@ -130,6 +137,18 @@ class Channel(asyncio.Protocol):
 def _described(error: Exception) -> dict[str, str]:
     kind = error.kind if isinstance(error, RequestError) else "Failed"
     return {"class": kind, "message": str(error) or type(error).__name__}
+
+
+class _Ends(NamedTuple):
+    """The core's ends of what connects it to a front."""
+
+    control: socket.socket
+    handover: socket.socket
+    wake: int
+    said: int
+    """What the front writes to stderr."""
+    ended: int
+    """The front's pidfd."""
 
 
 class Fronting:
@@ -158,6 +177,7 @@ class Fronting:
         self._wake = -1
         self._handover: socket.socket | None = None
         self._running: asyncio.Task[None] | None = None
+        self._said = Bucket(_SAID, 16 * _SAID)
         self._finishing = False
         self._aside = ThreadPoolExecutor(1, "qmond-front")  # lives on: its children die with it
 
@@ -221,8 +241,8 @@ class Fronting:
             began = time.monotonic()
             try:
                 why = await self._run()
-            except OSError as error:
-                why = f"it could not be started: {error.strerror}"
+            except Exception as error:  # noqa: BLE001 - whatever it is, clients want a front
+                why = f"it could not be started: {error}"
             if self._finishing:
                 break
             pause = least if time.monotonic() - began > most else min(most, 2 * pause)
@@ -248,79 +268,128 @@ class Fronting:
     async def _run(self) -> str:
         """Run one front to its end; returns how that was."""
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        handing, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        os.set_blocking(ours.fileno(), False)
-        os.set_blocking(handing.fileno(), False)
-        log = os.open(self._log, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         channel = Channel(self._answers, self._heard)
-        inherited = [theirs.fileno(), handed.fileno(), awake, self.share.fd, log]
-        try:
-            self._process = await loop.run_in_executor(self._aside, self._start, inherited)
-        except BaseException:
-            for end in (ours, handing):
-                end.close()
-            os.close(wake)
-            raise
-        finally:
-            for end in (theirs, handed):
-                end.close()
-            os.close(awake)
-            os.close(log)
-        self.starts += 1
-        self._wake, self._handover = wake, handing
-        await loop.create_unix_connection(lambda: channel, sock=ours)
-        self._channel = channel
-        self.configure()
-        self._hand_over()
-        answering = asyncio.create_task(channel.answer_forever())
-        try:
-            await channel.gone.wait()
-        finally:
-            answering.cancel()
-            self._channel = None
-            channel.end("")
-            self.follows = False
-            os.close(wake)
-            self._wake = -1
-            handing.close()
-            self._handover = None
-            self._gone_dropped, self._dropped, self.clients = self.dropped, 0, 0
-        status = await asyncio.to_thread(self._reap)
+        with contextlib.ExitStack() as stack:
+            ends = await self._open(stack)
+            self.starts += 1
+            self._wake, self._handover = ends.wake, ends.handover
+            loop.add_reader(ends.said, self._hear, ends.said)
+            stack.callback(loop.remove_reader, ends.said)
+            await loop.create_unix_connection(lambda: channel, sock=ends.control)
+            loop.add_reader(ends.ended, channel.gone.set)  # its children may hold the channel
+            stack.callback(loop.remove_reader, ends.ended)
+            self._channel = channel
+            self.configure()
+            self._hand_over()
+            answering = asyncio.create_task(channel.answer_forever())
+            try:
+                await channel.gone.wait()
+            finally:
+                answering.cancel()
+                self._channel = self._handover = None
+                channel.end("")
+                self.follows = False
+                self._wake = -1
+                self._gone_dropped, self._dropped, self.clients = self.dropped, 0, 0
+            status = await asyncio.to_thread(self._reap, orderly=self._finishing)
         return channel.fault or f"status {status}"
 
-    def _start(self, inherited: list[int]) -> subprocess.Popen[bytes]:
+    async def _open(self, stack: contextlib.ExitStack) -> _Ends:
+        """Start a front; returns our ends of what connects it, which are closed with the stack."""
+
+        def ours_until_the_end(end: socket.socket) -> socket.socket:
+            end.setblocking(False)  # noqa: FBT003 - its own signature
+            stack.callback(end.close)
+            return end
+
+        with contextlib.ExitStack() as theirs:  # what is only inherited
+            log = os.open(self._log, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            theirs.callback(os.close, log)
+            control, its_control = socket.socketpair()
+            theirs.callback(its_control.close)
+            ours_until_the_end(control)
+            handing, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            theirs.callback(handed.close)
+            ours_until_the_end(handing)
+            awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            theirs.callback(os.close, awake)
+            stack.callback(os.close, wake)
+            said, saying = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, saying)
+            stack.callback(os.close, said)
+            os.set_blocking(said, False)
+            inherited = [its_control.fileno(), handed.fileno(), awake, self.share.fd, log]
+            run = asyncio.get_running_loop().run_in_executor
+            self._process = await run(self._aside, self._start, inherited, saying)
+            ended = os.pidfd_open(self._process.pid)
+            stack.callback(os.close, ended)
+        return _Ends(control, handing, wake, said, ended)
+
+    def _start(self, inherited: list[int], saying: int) -> subprocess.Popen[bytes]:
         command = (*_FRONT, *map(str, inherited))
         environment = {name: text for name, text in os.environ.items() if name not in _PRIVATE}
+        if is_in_journal():  # so is the front: it has a socket of its own to journald
+            found = os.fstat(saying)
+            environment["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
         return subprocess.Popen(  # noqa: S603 - our own program
             self._identity.command(*command) if self._identity else command,
             pass_fds=inherited,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=saying,  # never the core's own: who has that could make its messages wait
             cwd="/",
             start_new_session=True,
         )
 
-    def _reap(self) -> int | None:
-        """End the process, where it has not ended, and return its status."""
+    def _hear(self, said: int) -> None:
+        """Pass on what the front, or a reader of it, wrote to stderr: so much, and no more."""
+        try:
+            data = os.read(said, _SAID)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(said)
+        self._said.spend(len(data))
+        if self._said.room >= 0:
+            text = data.decode(errors="replace")
+            sys.stderr.write("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
+            sys.stderr.flush()
+
+    def _reap(self, *, orderly: bool) -> int | None:
+        """End the process, where it has not ended, and return its status; what it left, too."""
         process, self._process = self._process, None
         if process is None:
             return None
-        for patience in (1, 5):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(patience)
-            self._kill(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = process.wait(1)
+            if orderly and status == 0:
+                return status
+        self._kill_all(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(5)
         return None
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Send SIGKILL, as root or as the front's own user. It is not reaped: the ID is its own."""
-        if self._identity and os.geteuid():
-            words = self._identity.command("sh", "-c", 'kill -KILL "$1"', "sh", str(process.pid))
-            subprocess.run(words, check=False, timeout=5)  # noqa: S603 - our own words
-        else:
+    def _kill_all(self, process: subprocess.Popen[bytes]) -> None:
+        """Send SIGKILL to a front, and to all that is its user's: it may have left children.
+
+        It is the front's user who sends it. The front cannot be waited for without end: it could
+        stop whoever has its user.
+        """
+        if self._identity is None or os.geteuid() == 0:
             process.kill()
+        if self._identity is None:
+            return
+        try:
+            killing = subprocess.Popen(  # noqa: S603 - our own words
+                self._identity.command("sh", "-c", "kill -KILL -1"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            killing.wait(5)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            _log.warning("what a front left could not be ended: %s", error)
 
     def _hand_over(self) -> None:
         """Give the front the sockets that it serves on."""

@@ -19,6 +19,7 @@ from qmond.daemon.allocations import Allocations
 from qmond.daemon.fronting import Answers, Fronting, Reply
 from qmond.errors import ConfigError, LogError, RequestError
 from qmond.lines.encoder import Encoder, adoption
+from qmond.lines.masking import Allowance
 from qmond.lines.redact import Redactor
 from qmond.log.keeper import LogKeeper
 from qmond.log.writer import EventLog
@@ -32,8 +33,10 @@ __all__ = ["Reports", "config_of"]
 
 _CHUNK: Final = 64
 """Processes that are told of before events have a turn."""
-_CONTROL: Final = 0.2
-"""Rotations and reloads a second, in the long run."""
+_RELOADS: Final = 0.2
+"""A second, in the long run."""
+_ROTATIONS: Final = 1 / 600
+"""Likewise. Each may cost the oldest file: a front that was taken over could end the past."""
 
 Control = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -64,7 +67,8 @@ class Reports:
 
     def __init__(self, daemon: Running) -> None:
         self._of = daemon
-        self._control = Bucket(_CONTROL, 10)
+        self._reloads, self._rotations = Bucket(_RELOADS, 10), Bucket(_ROTATIONS, 30)
+        self._allowance = Allowance()
         self._last = time.monotonic(), 0
 
     def answers(self) -> Answers:
@@ -77,20 +81,9 @@ class Reports:
                 config_of(self._of.config, whole=args.get("all") is True)
             ),
             "log-level": lambda args: _whole(log_level(args)),
-            "rotate": self._held_back(self._rotate),
-            "reload": self._held_back(self._reload),
+            "rotate": _held_back(self._rotate, self._rotations),
+            "reload": _held_back(self._reload, self._reloads),
         }
-
-    def _held_back(self, control: Control) -> Callable[[Mapping[str, Any]], Reply]:
-        """Return the same, which refuses what no person asks so often."""
-
-        def answer(args: Mapping[str, Any]) -> Reply:
-            if self._control.room < 1:
-                raise RequestError("Failed", "too often: try again in a few seconds")
-            self._control.spend(1)
-            return _whole(control(args))
-
-        return answer
 
     def _tree(self, args: Mapping[str, Any]) -> Reply:
         """Return a process' descendants, and at which line that is so."""
@@ -142,10 +135,11 @@ class Reports:
     async def ps(self) -> Reply:
         """Return the answer to `ps`, the processes under watch: as many as there is room for."""
         of, now = self._of, time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._allowance.renew()
         parts: list[bytes] = []
         size = 2
         for at, process in enumerate(of.processes):
-            row = adoption(process, of.encoder.masking.argv(process)) | {
+            row = adoption(process, of.encoder.masking.argv(process, self._allowance)) | {
                 "age": round(now - process.start / 1e9, 2),
                 "comm": process.comm,
                 "allocations": of.allocations.state(process.pid),
@@ -166,6 +160,18 @@ class Reports:
         except LogError as error:
             raise RequestError("Failed", str(error)) from error
         return {"path": str(path) if path else None}
+
+
+def _held_back(control: Control, bucket: Bucket) -> Callable[[Mapping[str, Any]], Reply]:
+    """Return the same, which refuses what no person asks so often."""
+
+    def answer(args: Mapping[str, Any]) -> Reply:
+        if bucket.room < 1:
+            raise RequestError("Failed", f"too often: try again in {bucket.wait(1):.0f} s")
+        bucket.spend(1)
+        return _whole(control(args))
+
+    return answer
 
 
 def _whole(value: object) -> Reply:

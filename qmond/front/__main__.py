@@ -18,6 +18,7 @@ import asyncio  # noqa: E402
 import contextlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
+import resource  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import time  # noqa: E402
@@ -49,6 +50,10 @@ _log = logging.getLogger(__name__)
 _EXPENDABLE: Final = "250"
 """Where memory is short, it goes before the core, and after its readers: oom_score_adj, proc(5)."""
 _DESCRIPTORS: Final = 5
+_PROCESSES: Final = 128
+"""Processes and threads of its user: the core needs some of the service's tasks, too."""
+_MEMORY: Final = 2 << 30
+"""Bytes of address space."""
 
 
 class Front:
@@ -116,6 +121,8 @@ class Front:
 
     async def _tree(self, pid: int) -> Joint:
         told = orjson.loads((await self._core.ask("tree", {"pid": pid})).text)
+        while self.pump():  # what came before the answer is of the past, which the log has
+            pass
         return Joint(told["seq"], Position(*told["end"]), tuple(told["members"]))
 
     def _dropped(self, count: int) -> bytes:
@@ -252,6 +259,8 @@ def main(arguments: list[str]) -> int:
     """Serve with the descriptors that the core gave; returns the exit status."""
     os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
     Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE, encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES, _PROCESSES))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     drop_all()
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # the core says when it is the end

@@ -94,12 +94,15 @@ class Masking:
             return True
         return False
 
-    def argv(self, process: Process) -> list[bytes] | None:
-        """Return a command line as it may be told; None where masking takes too long."""
+    def argv(self, process: Process, allowance: Allowance | None = None) -> list[bytes] | None:
+        """Return a command line as it may be told; None where masking takes too long.
+
+        It costs another allowance where that is given: who asks shall not cost the log its texts.
+        """
         words = words_of(process.argv)
         if not self._redactor.rules or not self._redactor.finds(b"\n".join(words)):
             return words
-        with self.allowance.of(process.tree) as allowed:
+        with (allowance or self.allowance).of(process.tree) as allowed:
             return [self._redactor.hide(word) for word in words] if allowed else None
 
     def mask(self, processes: ProcessTable) -> None:

@@ -78,7 +78,11 @@ def main() -> int:
                 return 0
             asked = orjson.loads(message)
             if "fork" in asked:
-                numbers[_fork(fds, needs_cel=asked["cel"])] = asked["fork"]
+                try:
+                    numbers[_fork(fds, needs_cel=asked["cel"])] = asked["fork"]
+                except (OSError, ImportError) as error:  # this reader's loss, and no other's
+                    sys.stderr.write(f"qmond: no reader could be started: {error}\n")
+                    channel.send(orjson.dumps({"exited": asked["fork"], "status": 1}))
             else:
                 for pid in [pid for pid, number in numbers.items() if number == asked["kill"]]:
                     os.kill(pid, signal.SIGKILL)  # it is not reaped: the ID is its own
@@ -99,11 +103,16 @@ def _ended(pids: Iterable[int]) -> list[tuple[int, int]]:
 
 def _fork(fds: list[int], *, needs_cel: bool) -> int:
     """Start a reader with these for input and output; returns its process ID."""
-    if needs_cel:
-        import cel  # noqa: F401, PLC0415 - a quarter of a second, and 20 MB: once for all
-    gc.freeze()  # so that the pages stay shared
-    parent = os.getpid()
-    pid = os.fork()
+    try:
+        if needs_cel:
+            import cel  # noqa: F401, PLC0415 - a quarter of a second, and 20 MB: once for all
+        gc.freeze()  # so that the pages stay shared
+        parent = os.getpid()
+        pid = os.fork()
+    except (OSError, ImportError):
+        for fd in fds:
+            os.close(fd)
+        raise
     if pid == 0:
         status = 1
         try:

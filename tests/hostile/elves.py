@@ -24,11 +24,12 @@ def elf(
     head = b"\x7fELF\x02\x01\x01" + bytes(9)
     sizes = (64, segment_size, len(segments), section_size, len(sections) + more, 0)
     head += pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, at, 0, *sizes)
+    parts = [head]
     for kind, flags, offset, address, size in segments:
-        head += pack("<IIQQQQQQ", kind, flags, offset, address, address, size, size, 4096)
+        parts += [pack("<IIQQQQQQ", kind, flags, offset, address, address, size, size, 4096)]
     for kind, offset, size, link in sections:
-        head += pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, size, link, 0, 0, SYMBOL)
-    return head + body
+        parts += [pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, size, link, 0, 0, SYMBOL)]
+    return b"".join(parts) + body
 
 
 def symbol(name_at: int, address: int) -> bytes:

@@ -153,12 +153,54 @@ if "qmond.front" in sys.orig_argv:
 """
 
 
+LEAVING = """
+import os, sys, time
+if "qmond.front" in sys.orig_argv:
+    if os.fork() == 0:
+        os.setsid()
+        open(%r, "a").write(f"{os.getpid()}\\n")
+        time.sleep(1000)
+    os._exit(1)
+"""
+TALKING = """
+import os, sys
+if "qmond.front" in sys.orig_argv:
+    for _ in range(1000):
+        os.write(2, b"\\x1b[2Jqmond: INFO: it is all right\\n" * 1000)
+"""
+
+
 def patched(folder: Path, front: str) -> str:
     """Return what has a daemon's front run this at its start, and others follow soon."""
     (folder / "sitecustomize.py").write_text(front)
     path = f"{folder}:" + os.environ.get("PYTHONPATH", "")
     patch = f"import os; os.environ.update(PYTHONPATH={path!r})"
     return patch + "\nimport qmond.daemon.fronting; qmond.daemon.fronting._PAUSES = (0.1, 0.2)"
+
+
+def test_what_a_front_leaves_behind_ends_too(qmond: StartQmond, folder: Path) -> None:
+    left = folder / "own/left"
+    daemon = qmond(
+        patch=patched(folder, LEAVING % str(left)),
+        socket={"path": str(folder / "qmond.sock")},
+    )
+    wait_until(lambda: left.exists() and len(left.read_text().split()) > 1)
+    (folder / "sitecustomize.py").unlink()
+    wait_until(lambda: daemon.ctl("status").returncode == 0)
+    pids = left.read_text().split()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_what_a_front_says_is_bounded_and_harmless(qmond: StartQmond, folder: Path) -> None:
+    daemon = qmond(
+        patch=patched(folder, TALKING),
+        socket={"path": str(folder / "qmond.sock")},
+    )
+    wait_until(lambda: daemon.ctl("status").returncode == 0)
+    said = daemon.log.with_name("stderr").read_bytes()
+    assert b"it is all right" in said
+    assert b"\x1b" not in said
+    assert len(said) < 1 << 20
 
 
 def test_a_socket_that_a_front_shut_down_is_bound_anew(qmond: StartQmond, folder: Path) -> None:
