@@ -136,11 +136,11 @@ class Lookers:
 
     async def _end(self) -> None:
         """End the looker that answers nothing now."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            if not await child.has_ended():
-                child.leave()
+        if self._child is not None:
+            self._child.kill()
+            if not await self._child.has_ended():
+                self._child.leave()
+            self._child = None
 
     # ---- one question after the other ----------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -510,12 +509,13 @@ def test_readers_share_a_fork_server_that_ends_when_it_is_not_needed(
             for peer in peers:
                 await peer.get()
                 assert await peer.ask('{"op":"tail","args":{"where":"pid == 1"}}') == {"ok": {}}
-            (server,) = children(os.getpid())
-            assert len(children(server)) == 3
+            process = hub.fork_server._process
+            assert process is not None
+            assert len(children(process.pid)) == 3
             hub.check()
             await asyncio.sleep(0.3)
             hub.check()
-            assert children(os.getpid()) == [server], "it is needed"
+            assert process.poll() is None, "it is needed"
             for peer in peers:
                 peer.writer.close()
             async with asyncio.timeout(10):
@@ -524,7 +524,7 @@ def test_readers_share_a_fork_server_that_ends_when_it_is_not_needed(
             hub.check()
             await asyncio.sleep(0.3)
             hub.check()
-            assert children(os.getpid()) == []
+            assert process.poll() is not None
 
     play(tmp_path / "s", scenario)
 
