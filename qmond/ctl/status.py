@@ -39,6 +39,10 @@ def render(status: dict[str, Any]) -> str:
         f"log      {log['path']}, {log['bytes']} bytes, {log['rotated']} rotated files"
         + (", CANNOT BE WRITTEN" if log["failing"] else ""),
     ]
+    if left := status.get("left_behind"):
+        lines += [f"lookers  {left} left behind: a process keeps them from ending"]
+    if (starts := status.get("front", {}).get("starts", 1)) > 1:
+        lines += [f"front    started {starts} times: the journal says why"]
     lines += [f"limit    {limit}" for limit in status["limits"]]
     lines += [f"advice   {advice}" for advice in status["advice"]]
     lines += [

@@ -48,6 +48,8 @@ def test_status_is_a_table_with_the_four_columns() -> None:
             "ring": {"size": 8, "used": 0},
             "tracked": 2,
             "allocations": {"counted": 1, "static": 1},
+            "left_behind": 2,
+            "front": {"pid": 5, "starts": 3},
             "limits": ["cannot fly"],
             "advice": ["look at log.dir"],
             "clients": [{"pid": 7, "uid": 0, "sent": 3, "dropped": 1}],
@@ -57,6 +59,8 @@ def test_status_is_a_table_with_the_four_columns() -> None:
     )
     assert "CANNOT BE WRITTEN" in text
     assert "2 processes; allocations: 1 counted, 1 static" in text
+    assert "2 left behind" in text
+    assert "started 3 times" in text
     assert "cannot fly" in text
     assert "look at log.dir" in text
     assert text.splitlines()[-2].split() == ["event", "seen", "written", "lost", "suppressed"]
