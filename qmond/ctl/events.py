@@ -11,8 +11,8 @@ import sys
 
 from qmond.ctl.show.text import columns, json_text
 from qmond.errors import QmondError
-from qmond.events.schema import table
-from qmond.events.table import BY_NAME, COMMON, PUBLIC
+from qmond.events.schema import common, table
+from qmond.events.table import BY_NAME, PUBLIC
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         event = BY_NAME[name]
         rows = [
             (f"  {field.key}", field.json or field.form.value, field.unit, field.meaning)
-            for field in (*event.fields, *COMMON)
+            for field in (*event.fields, *common(event))
         ]
         sys.stdout.write(f"{event.name}: {event.when}\n{columns(rows, ())}")
     return 0

@@ -13,7 +13,7 @@ from qmond.events.fields import Event, Field, Form
 from qmond.events.table import COMMON, PUBLIC, SCHEMA_VERSION
 from qmond.events.words import ALLOCATIONS, LAUNCHES
 
-__all__ = ["page", "schema", "table"]
+__all__ = ["common", "page", "schema", "table"]
 
 _INTEGER: Final = {"type": "integer"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
@@ -197,7 +197,7 @@ def table() -> list[dict[str, Any]]:
             "name": event.name,
             "when": event.when,
             "own": event.own,
-            "fields": [_described(field) for field in (*event.fields, *COMMON)],
+            "fields": [_described(field) for field in (*event.fields, *common(event))],
         }
         for event in PUBLIC
     ]

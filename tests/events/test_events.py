@@ -51,6 +51,21 @@ def test_added_keys_stand_after_the_originals() -> None:
         assert added == sorted(added), event.name
 
 
+def test_events_are_told_with_the_keys_that_their_lines_have() -> None:
+    """As the schema has them, which real lines are held against."""
+    keys = {row["name"]: {field["key"] for field in row["fields"]} for row in schema.table()}
+    assert {"time", "seq", "tid", "arch", "guest"} <= keys["READ"]
+    assert keys["END"].isdisjoint({"tid", "arch", "guest"})
+    assert "tid" not in keys["EXIT"]
+    assert {"arch", "guest"} <= keys["EXIT"]
+    branches = {
+        branch["properties"].get("event", branch["properties"].get("evt"))["const"]: branch
+        for branch in schema.schema()["oneOf"]
+    }
+    for name, row in keys.items():
+        assert row - {"redacted"} <= branches[name]["properties"].keys()
+
+
 def test_events_fit_into_the_mask() -> None:
     assert len(EVENTS) <= 64
     assert len(BY_NAME) == len(EVENTS) == len(NUMBER)
