@@ -41,12 +41,7 @@ __all__ = [
 
 Parser = Callable[[Any], Any]
 
-LIMITABLE: Final = tuple(
-    event.name
-    for event in PUBLIC
-    if event.source.startswith("s") and not event.state and not event.statistic
-)
-"""What the kernel side makes, and the process table does not live on."""
+LIMITABLE: Final = tuple(event.name for event in PUBLIC if event.is_limitable)
 ALL_EVENTS: Final = tuple(event.name for event in PUBLIC if event.name not in STREAM_ONLY)
 
 REDACTABLE: Final = tuple(

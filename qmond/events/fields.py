@@ -10,6 +10,7 @@ from qmond.events.records import RECORD, Flag, Layout
 
 __all__ = [
     "CALL",
+    "DAEMON",
     "Event",
     "Field",
     "Form",
@@ -59,6 +60,10 @@ class Field:
     optional: bool = False
 
 
+DAEMON: Final = "the daemon"
+"""The source of an event that no record of the kernel side makes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One type of event. `other` names the slot that holds a second process' ID, for filters."""
@@ -75,6 +80,11 @@ class Event:
     statistic: bool = False  # carries its name as `evt`
     other: str = ""
     layout: Layout = RECORD
+
+    @property
+    def is_limitable(self) -> bool:
+        """Whether `limits` may hold it back: the kernel side makes it, and no table needs it."""
+        return not (self.source == DAEMON or self.state or self.statistic)
 
 
 def integer(key: str, slot: str, ctype: str, meaning: str, unit: str = "") -> Field:

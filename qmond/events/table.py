@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from qmond.events.fields import CALL, Event, Field, Form, content, exact, flag, given, integer, text
+from qmond.events.fields import (
+    CALL,
+    DAEMON,
+    Event,
+    Field,
+    Form,
+    content,
+    exact,
+    flag,
+    given,
+    integer,
+    text,
+)
 from qmond.events.records import IMAGE, Flag
 
 __all__ = [
@@ -44,7 +56,7 @@ EVENTS: Final = (
     Event(
         "START",
         "all probes are attached",
-        "the daemon",
+        DAEMON,
         (
             given("message", "string", '"Dynamic QEMU-user monitor started"', added=False),
             given("version", "string", "qmond's version"),
@@ -60,7 +72,7 @@ EVENTS: Final = (
     Event(
         "END",
         "orderly stop, after the last event",
-        "the daemon",
+        DAEMON,
         (
             given("message", "string", '"Dynamic QEMU-user monitor stopped"', added=False),
             given("totals", "counters", "by event: seen, written, lost, suppressed"),
@@ -313,7 +325,7 @@ EVENTS: Final = (
     Event(
         "CLOCK",
         "the wall clock was stepped, or the host woke from sleep",
-        "the daemon",
+        DAEMON,
         (
             given(
                 "offset",
@@ -330,7 +342,7 @@ EVENTS: Final = (
     Event(
         "LOST",
         "at most once a second: events that were seen and did not get through",
-        "the daemon",
+        DAEMON,
         (
             given("stage", "stage", "where they were lost", added=False),
             given("count", "integer", "how many", added=False),
@@ -344,7 +356,7 @@ EVENTS: Final = (
     Event(
         "SUPPRESSED",
         "at most once a second and process: events held back by a configured limit",
-        "the daemon",
+        DAEMON,
         (
             given("count", "integer", "how many", added=False),
             given("by_event", "by_event", "how many of each type", added=False),
@@ -357,7 +369,7 @@ EVENTS: Final = (
     Event(
         "DROPPED",
         "in one client's stream alone: lines that this client was too slow for",
-        "the daemon",
+        DAEMON,
         (given("count", "integer", "how many lines", added=False),),
         own=True,
         thread=False,
@@ -366,7 +378,7 @@ EVENTS: Final = (
     Event(
         "GAP",
         "in one client's stream alone: lines of the past that it asked for, and that are no more",
-        "the daemon",
+        DAEMON,
         (
             given("from_seq", "integer", "the first of them"),
             given("to_seq", "integer", "the last of them"),
