@@ -1,1 +1,1 @@
-"""The configuration: its keys with their defaults, and what a value may be."""
+"""The configuration: keys and defaults (keys.py), and the checks of their values (values.py)."""

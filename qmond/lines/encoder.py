@@ -1,7 +1,8 @@
 """Records to lines: each record of a batch becomes one line of JSON, made once for log and clients.
 
 What a line is made of is compiled from the table into op codes, which encoder.c runs. What changes
-the process table, and what is rare and takes more words, is made here.
+the process table, and what is rare and takes more words, is made here: socket addresses as text,
+for example.
 """
 
 from __future__ import annotations

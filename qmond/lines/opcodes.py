@@ -1,4 +1,4 @@
-"""The op codes that a line of JSON is made by: what encode.py compiles and encoder.c runs."""
+"""The op codes that a line of JSON is made by: what compiler.py compiles and encoder.c runs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The log's files: writing, rotating, keeping, compressing and reading them."""
+"""The log's files: written and rotated by writer.py, kept, compressed and read by the others."""

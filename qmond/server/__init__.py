@@ -1,1 +1,1 @@
-"""The Unix socket: its protocol, clients, their rights, filters and readers."""
+"""The Unix socket: its protocol, clients, their rights and readers; what core and front say."""

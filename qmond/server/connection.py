@@ -1,7 +1,8 @@
 """One connection: what it asks, what it gets, and how it ends.
 
-A client has a bounded buffer. Past it, whole lines are left out, counted, and told in its own
-stream as DROPPED as soon as there is room again. What takes more than a look at a line's event and
+A client has a bounded buffer. When it is full, whole lines are left out, counted, and told in the
+client's own stream as DROPPED as soon as there is room again. A client that reads nothing for too
+long is cut off here, and that is logged here. What takes more than a look at a line's event and
 process is done by a reader, a process of the client's own (reader.py). Requests are answered one a
 turn of the loop, and who has used up a share of its time waits.
 """
