@@ -16,7 +16,7 @@ from conftest import Build, StartQmond
 from harness import wait_until, waiting
 
 PERF = """
-import functools, qmond.service
+import functools, qmond.daemon.service
 qmond.daemon.service.Options = functools.partial(qmond.daemon.service.Options, multi=False)
 """
 """As on a kernel without uprobe_multi."""

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = "/usr/share/doc/qmond/examples"
-DROP_INS = "/etc/systemd/system/qmond.daemon.service.d"
+DROP_INS = "/etc/systemd/system/qmond.service.d"
 
 
 @pytest.fixture(scope="module", autouse=True)
