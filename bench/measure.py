@@ -178,7 +178,7 @@ def idle(seconds: int) -> None:
         return sum(int(word) for found in words for word in found)
 
     with temporary() as folder, qmond(folder) as process:
-        settle(process.pid)
+        time.sleep(20)  # until the looker that begins has ended, since nobody asks it
         before, woken = cpu(process.pid), switches(process.pid)
         time.sleep(seconds)
         spent, woken = cpu(process.pid) - before, switches(process.pid) - woken
