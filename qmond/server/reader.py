@@ -79,7 +79,8 @@ def main() -> int:
             asked = orjson.loads(message)
             if "fork" in asked:
                 try:
-                    numbers[_fork(fds, needs_cel=asked["cel"])] = asked["fork"]
+                    pid = _fork(fds, [channel.fileno(), awake, wake], needs_cel=asked["cel"])
+                    numbers[pid] = asked["fork"]
                 except (OSError, ImportError) as error:  # this reader's loss, and no other's
                     sys.stderr.write(f"qmond: no reader could be started: {error}\n")
                     channel.send(orjson.dumps({"exited": asked["fork"], "status": 1}))
@@ -101,8 +102,8 @@ def _ended(pids: Iterable[int]) -> list[tuple[int, int]]:
     return [(pid, os.waitstatus_to_exitcode(status)) for pid, status in found if pid]
 
 
-def _fork(fds: list[int], *, needs_cel: bool) -> int:
-    """Start a reader with these for input and output; returns its process ID."""
+def _fork(fds: list[int], own: list[int], *, needs_cel: bool) -> int:
+    """Start a reader with these for input and output, without our own; returns its process ID."""
     try:
         if needs_cel:
             import cel  # noqa: F401, PLC0415 - a quarter of a second, and 20 MB: once for all
@@ -118,6 +119,8 @@ def _fork(fds: list[int], *, needs_cel: bool) -> int:
         try:
             _obey(parent)
             signal.set_wakeup_fd(-1)
+            for fd in own:
+                os.close(fd)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             status = _read(*fds)
         except BaseException:  # noqa: BLE001 - nothing of the fork server may run here
