@@ -70,6 +70,7 @@ TESTED_TOGETHER = {
     "daemon.daemon": "root/test_daemon",
     "daemon.entrance": "front/test_front",
     "daemon.exporting": "outputs/test_metrics",
+    "daemon.channel": "front/test_front",
     "daemon.fronting": "front/test_front",
     "daemon.guard": "root/test_safety",
     "daemon.identity": "front/test_front",

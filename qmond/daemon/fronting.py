@@ -15,34 +15,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from qmond.daemon.channel import Answers, Channel, Reply
 from qmond.daemon.identity import Identity
-from qmond.errors import ProtocolError, RequestError
 from qmond.log.files import Position
 from qmond.server.broadcast import Lines, Share
-from qmond.server.control import REQUEST_MAX, Beat, Question, parse, tell
-from qmond.server.protocol import LineReader
+from qmond.server.control import Beat
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Bucket
 from qmond.systemd.messages import is_in_journal
 
-__all__ = ["Answers", "Fronting", "Reply"]
+__all__ = ["Fronting"]
 
 _log = logging.getLogger(__name__)
 
 _FRONT: Final = (sys.executable, "-P", "-m", "qmond.front")
-_RATE: Final = 10
-"""Requests a second that are answered."""
-_WAITING: Final = 64
-"""Requests that may wait; a front that asks faster does not keep to the rules."""
-_UNREAD: Final = 32 << 20
-"""Bytes that the front may leave unread."""
 _SILENT: Final = 15
 """Seconds after which a front that says nothing is replaced."""
 _PAUSES: Final = (0.1, 5.0)
@@ -51,92 +44,11 @@ _FAREWELL: Final = 8
 """Seconds that it has to come to its end."""
 _SAID: Final = 4096
 """Bytes of its stderr a second that are passed on, in the long run."""
-_BUSY: Final = 9
-"""Times as long as an answer took until the next: answers take a tenth of the loop's time."""
+_LISTEN: Final = 0.05
+"""Seconds between two looks at it."""
+_PIPE: Final = 65536
+"""Bytes that a pipe holds: pipe(7)."""
 _PRIVATE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID")
-
-Reply = tuple[bytes, bool]
-"""An answer in JSON, and whether it had to be cut."""
-Answers = Mapping[str, Callable[[Mapping[str, Any]], Reply | Awaitable[Reply]]]
-
-
-class Channel(asyncio.Protocol):
-    """The control channel of one front: what it asks is answered in order, so many a second."""
-
-    def __init__(self, answers: Answers, heard: Callable[[Beat], None]) -> None:
-        self.gone = asyncio.Event()
-        self.fault = ""
-        self.heard = time.monotonic()
-        self._answers = answers
-        self._beat = heard
-        self._lines = LineReader(REQUEST_MAX)
-        self._pace = Bucket(_RATE, _RATE)
-        self._news = Bucket(2 * _RATE, 8 * _RATE)
-        self._waiting: asyncio.Queue[Question] = asyncio.Queue(_WAITING)
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of the way out: asyncio calls this."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is all
-        """Take note that the front has gone: asyncio calls this."""
-        self.gone.set()
-
-    def data_received(self, data: bytes) -> None:
-        """Take messages; one that is wrong, or one too many, ends the front."""
-        try:
-            for line in self._lines.feed(data):
-                self._news.spend(1)
-                self._take(parse(line if line and self._news.room >= 0 else b""))
-        except (ValueError, asyncio.QueueFull) as error:
-            self.end(f"it does not keep to the rules: {error or 'too many requests'}")
-
-    def _take(self, message: Question | Beat) -> None:
-        if isinstance(message, Beat):
-            self.heard = time.monotonic()
-            self._beat(message)
-        else:
-            self._waiting.put_nowait(message)
-
-    async def answer_forever(self) -> None:
-        """Answer what is asked, one after the other, until cancelled."""
-        while True:
-            asked = await self._waiting.get()
-            await asyncio.sleep(self._pace.wait(1))
-            self._pace.spend(1)
-            began = time.thread_time()
-            try:
-                found = self._answers[asked.op](asked.args)
-                text, cut = await found if isinstance(found, Awaitable) else found
-                self.say("cut" if cut else "ok", asked.id, text)
-            except (ProtocolError, OSError) as error:
-                self.say("error", asked.id, orjson.dumps(_described(error)))
-            except Exception as error:  # noqa: BLE001 - one question's fault is no other's
-                _log.exception("%s could not be answered", asked.op)
-                self.say("error", asked.id, orjson.dumps(_described(error)))
-            await asyncio.sleep(min(2, _BUSY * (time.thread_time() - began)))
-
-    def say(self, kind: str, number: int = 0, text: bytes = b"null") -> None:
-        """Tell the front something; where it has not read for long, that is its end."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        self._transport.write(tell(kind, number, text))
-        if self._transport.get_write_buffer_size() > _UNREAD:
-            self.end("it does not read")
-
-    def end(self, fault: str) -> None:
-        """Have the front replaced."""
-        self.fault = self.fault or fault
-        if self._transport:
-            self._transport.abort()
-        self.gone.set()
-
-
-def _described(error: Exception) -> dict[str, str]:
-    kind = error.kind if isinstance(error, RequestError) else "Failed"
-    return {"class": kind, "message": str(error) or type(error).__name__}
 
 
 class _Ends(NamedTuple):
@@ -178,6 +90,7 @@ class Fronting:
         self._handover: socket.socket | None = None
         self._running: asyncio.Task[None] | None = None
         self._said = Bucket(_SAID, 16 * _SAID)
+        self._listening: asyncio.TimerHandle | None = None
         self._finishing = False
         self._aside = ThreadPoolExecutor(1, "qmond-front")  # lives on: its children die with it
 
@@ -274,7 +187,7 @@ class Fronting:
             self.starts += 1
             self._wake, self._handover = ends.wake, ends.handover
             loop.add_reader(ends.said, self._hear, ends.said)
-            stack.callback(loop.remove_reader, ends.said)
+            stack.callback(self._listen_no_more, ends.said)
             await loop.create_unix_connection(lambda: channel, sock=ends.control)
             loop.add_reader(ends.ended, channel.gone.set)  # its children may hold the channel
             stack.callback(loop.remove_reader, ends.ended)
@@ -342,14 +255,21 @@ class Fronting:
             start_new_session=True,
         )
 
+    def _listen_no_more(self, said: int) -> None:
+        if self._listening:
+            self._listening.cancel()
+        asyncio.get_running_loop().remove_reader(said)
+
     def _hear(self, said: int) -> None:
         """Pass on what the front, or a reader of it, wrote to stderr: so much, and no more."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(said)
         try:
-            data = os.read(said, _SAID)
+            data = os.read(said, _PIPE)
         except BlockingIOError:
-            return
-        if not data:
-            asyncio.get_running_loop().remove_reader(said)
+            data = b""
+        if data:  # a writer without end costs so many turns of the loop, and no more
+            self._listening = loop.call_later(_LISTEN, loop.add_reader, said, self._hear, said)
         self._said.spend(len(data))
         if self._said.room >= 0:
             text = data.decode(errors="replace")

@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from qmond import __version__
-from qmond.daemon.fronting import Reply
+from qmond.daemon.channel import Reply
 from qmond.daemon.status import Running
 from qmond.outputs.exposition import Family, Samples, render
 

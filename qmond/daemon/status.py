@@ -16,7 +16,8 @@ from qmond.bpf.probes import Probes
 from qmond.config.keys import Config
 from qmond.daemon.accounts import Accounts, Rates
 from qmond.daemon.allocations import Allocations
-from qmond.daemon.fronting import Answers, Fronting, Reply
+from qmond.daemon.channel import Answers, Reply
+from qmond.daemon.fronting import Fronting
 from qmond.errors import ConfigError, LogError, RequestError
 from qmond.lines.encoder import Encoder, adoption
 from qmond.lines.masking import Allowance

@@ -16,8 +16,8 @@ import orjson
 import pytest
 
 from qmond.config.keys import Config, Socket, parse_config
+from qmond.daemon.channel import Channel, Reply
 from qmond.daemon.entrance import Entrance
-from qmond.daemon.fronting import Channel, Reply
 from qmond.daemon.identity import Identity, front_identity, log_group
 from qmond.daemon.status import config_of
 from qmond.errors import ConfigError, RequestError
@@ -130,6 +130,33 @@ def test_many_ask_and_the_core_is_asked_once() -> None:
     asyncio.run(run())
 
 
+def test_a_list_that_takes_long_keeps_no_other_question_waiting() -> None:
+    """Any user can start the processes, and any client ask for them again and again."""
+
+    class Slow(Answers):
+        def table(self) -> dict[str, Any]:
+            return super().table() | {"ps": self._list}
+
+        async def _list(self, _args: Mapping[str, Any]) -> Reply:
+            end = time.thread_time() + 0.2
+            while time.thread_time() < end:
+                await asyncio.sleep(0)
+            return b"[]", False
+
+    async def run() -> None:
+        async with channel(Slow()) as (_, theirs):
+            theirs.send(b"".join(question(Question(n, "ps", {})) for n in range(5)))
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+            theirs.send(question(Question(99, "status", {})))
+            async with asyncio.timeout(10):
+                while b" 99 " not in await asyncio.get_running_loop().sock_recv(theirs, 65536):
+                    pass
+            assert time.monotonic() - began < 1
+
+    asyncio.run(run())
+
+
 def test_a_flood_ends_the_front_and_costs_the_core_little() -> None:
     async def run() -> None:
         answers = Answers()
@@ -163,7 +190,7 @@ def test_random_bytes_end_the_front() -> None:
 
 
 def test_a_front_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmond.daemon.fronting._UNREAD", 1 << 20)
+    monkeypatch.setattr("qmond.daemon.channel._UNREAD", 1 << 20)
 
     async def run() -> None:
         async with channel(Answers()) as (core, _):
