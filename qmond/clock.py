@@ -8,10 +8,13 @@ import time
 from struct import pack
 from typing import Final
 
-__all__ = ["TICK_NS", "Anchor", "StepWatch", "wall_offset"]
+__all__ = ["TICK_NS", "Anchor", "StepWatch", "WallClock", "wall_offset"]
 
 TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 """The clock tick that /proc counts start times in."""
+
+_DRIFT_NS: Final = 1_000_000
+"""A gradual correction of the wall clock is followed once it is larger than this."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,3 +76,27 @@ class StepWatch:
         never = pack("=qqqq", 0, 0, 2**62 // 1_000_000_000, 0)  # interval, then the moment
         if _libc.timerfd_settime(self.fd, absolute_cancelled_on_set, never, None) < 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
+
+
+class WallClock:
+    """The wall clock as it goes now: `anchor` follows its steps and gradual corrections.
+
+    `fd` becomes readable when the clock is stepped.
+    """
+
+    def __init__(self) -> None:
+        """Begin to watch it. Raises OSError."""
+        self.anchor = Anchor(wall_offset())
+        self._steps = StepWatch()
+        self.fd = self._steps.fd
+
+    def follow(self) -> bool:
+        """Make another anchor where this one is wrong; says whether the clock was stepped."""
+        offset, stepped = wall_offset(), self._steps.stepped()
+        if stepped or abs(offset - self.anchor.offset_ns) > _DRIFT_NS:
+            self.anchor = Anchor(offset)
+        return stepped
+
+    def close(self) -> None:
+        """Watch it no longer."""
+        self._steps.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-__all__ = ["Accounts", "KernelCounter", "Rates"]
+__all__ = ["BOOKS", "Accounts", "KernelCounter", "Rates"]
 
+BOOKS: Final = ("made", "written", "not_logged", "told_ring", "told_log")
+"""What of the accounts outlives a daemon: its counters, by attribute."""
 _COLUMNS: Final = ("seen", "written", "lost", "suppressed")
 _LOST: Final = {"LOST"}
 """What is not told by itself: each that is lost would make the next one."""
@@ -32,8 +34,9 @@ class KernelCounter(Protocol):
 
 @dataclass(slots=True)
 class Accounts:
-    """What became of each event; the kernel's figures come from outside when they are asked for."""
+    """What became of each event; `kernel` reads what the kernel side counted, by event."""
 
+    kernel: Callable[[], Mapping[str, KernelCounter]]
     made: Counter[str] = field(default_factory=Counter)
     """Events that the daemon itself made: seen by nobody but it."""
     written: Counter[str] = field(default_factory=Counter)
@@ -42,12 +45,22 @@ class Accounts:
     told_log: Counter[str] = field(default_factory=Counter)
     """What of the losses has been told already, by stage."""
 
+    def books(self) -> dict[str, Counter[str]]:
+        """Return the counters that the next daemon goes on with, by BOOKS."""
+        return {name: getattr(self, name) for name in BOOKS}
+
+    def resume(self, books: Mapping[str, Counter[str]]) -> None:
+        """Go on with the counters of the daemon before."""
+        for name, counts in books.items():
+            getattr(self, name).update(counts)
+
     def count(self, lines: Counter[str], *, logged: bool) -> None:
         """Enter how many lines of each event reached the log, or it had to leave out."""
         (self.written if logged else self.not_logged).update(lines)
 
-    def totals(self, kernel: Mapping[str, KernelCounter]) -> dict[str, dict[str, int]]:
-        """Return the four columns of every event that there was."""
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Return by event what was seen, written, lost and suppressed; only what there was."""
+        kernel = self.kernel()
         rows = {
             name: (
                 kernel[name].seen + self.made[name],
@@ -61,10 +74,14 @@ class Accounts:
             name: dict(zip(_COLUMNS, row, strict=True)) for name, row in rows.items() if any(row)
         }
 
-    def advice(self, kernel: Mapping[str, KernelCounter], ring_size: int) -> list[str]:
-        """Return what can be done about losses that there were, by the key to turn."""
+    def lost_at_ring(self) -> Counter[str]:
+        """Return by event how many the ring had no room for."""
+        return Counter({name: counter.lost for name, counter in self.kernel().items()})
+
+    def advice(self, ring_size: int) -> list[str]:
+        """Return what can be done about losses that there were, by the config key to change."""
         found = []
-        lost = Counter({name: counter.lost for name, counter in kernel.items()})
+        lost = self.lost_at_ring()
         if count := lost.total():
             most = lost.most_common(1)[0][0]
             found.append(
@@ -75,17 +92,23 @@ class Accounts:
             found.append(f"{count} events could not be written: look at log.dir and its disk")
         return found
 
+    def are_complete(self) -> bool:
+        """Whether every event that was seen has been written, or counted as lost or suppressed.
+
+        They are not while a program of the kernel side has counted an event and not yet sent it:
+        recent kernels let a task be preempted between its arrival at a tracepoint and the program.
+        """
+        rows = self.totals().values()
+        return all(row["seen"] <= sum(row.values()) - row["seen"] for row in rows)
+
     def owes_log(self) -> bool:
         """Whether it was not told yet that the log lacks something."""
         return bool(set(self.not_logged - self.told_log) - _LOST)
 
-    def newly_lost(
-        self, kernel: Mapping[str, KernelCounter], stages: Iterable[str] = ("ring", "log")
-    ) -> dict[str, dict[str, int]]:
+    def newly_lost(self, stages: Iterable[str] = ("ring", "log")) -> dict[str, dict[str, int]]:
         """Return what was lost since it was told last, at some stages: stage → event → count."""
-        lost_at_ring = Counter({name: counter.lost for name, counter in kernel.items()})
         books = {
-            "ring": (lost_at_ring, self.told_ring),
+            "ring": (self.lost_at_ring(), self.told_ring),
             "log": (self.not_logged, self.told_log),
         }
         fresh = {}
@@ -105,6 +128,15 @@ class Rates:
         self._totals: Counter[int] = Counter()
         self._now: Counter[int] = Counter()
         self._last: Counter[int] = Counter()
+
+    def books(self) -> dict[str, Counter[str]]:
+        """Return the counters that the next daemon goes on with, by BOOKS."""
+        return {name: getattr(self, name) for name in BOOKS}
+
+    def resume(self, books: Mapping[str, Counter[str]]) -> None:
+        """Go on with the counters of the daemon before."""
+        for name, counts in books.items():
+            getattr(self, name).update(counts)
 
     def count(self, lines: Counter[int]) -> None:
         """Enter how many lines there are of each process in a batch."""

@@ -1,10 +1,9 @@
-"""Where the daemon stands, in memory that outlives it: for the one that comes next after a crash.
+"""The checkpoint: the daemon's state after the last batch, in memory that outlives a crash.
 
-A batch is a fact once the ring's consumer position says so: that is one store to memory, which
-happens or does not. What belongs to the batch (the log's size, the next seq, the books) is written
-before, beside that of the batch before, together with the position that will make it true. So
-whoever comes next finds the one state that is true, cuts from the log what was not yet a fact, and
-takes the same records out of the ring again.
+A batch is committed by one atomic store, to the ring's consumer position. The state that belongs
+to it (the log's size, the next seq, the counters) is written before that, beside the state of the
+batch before, and with the position that commits it. So the next daemon finds the one state that
+was committed. It cuts the rest from the log, and takes the same records out of the ring again.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
 
+from qmond.daemon.accounts import BOOKS
 from qmond.events.table import NAMES
 from qmond.log.files import Position
 
-__all__ = ["BOOKS", "LAYOUT", "Journal", "State"]
+__all__ = ["LAYOUT", "Checkpoint", "State"]
 
-BOOKS: Final = ("made", "written", "not_logged", "told_ring", "told_log")
 _HEAD: Final = Struct("=6Q")  # generation, consumed, seq, the log's end
 _BOOK: Final = Struct(f"={len(NAMES)}Q")
 _SLOT: Final = _HEAD.size + len(BOOKS) * _BOOK.size
@@ -33,7 +32,7 @@ LAYOUT: Final = repr((_HEAD.format, BOOKS, NAMES))
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is true once the ring has been consumed up to `consumed`; `books` by BOOKS."""
+    """The state once the ring has been consumed up to `consumed`; `books` by BOOKS."""
 
     consumed: int
     seq: int
@@ -42,19 +41,19 @@ class State:
     books: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
-class Journal:
-    """The states after the last two batches, in a file in memory; `fd` is its own."""
+class Checkpoint:
+    """The states after the last two batches, in a memfd; `fd` is closed with it."""
 
     def __init__(self, fd: int | None = None) -> None:
-        """Open one that somebody left, or make one. Raises OSError, ValueError."""
-        self.fd = os.memfd_create("qmond-journal") if fd is None else fd
+        """Open the one that another daemon left, or make one. Raises OSError, ValueError."""
+        self.fd = os.memfd_create("qmond-checkpoint") if fd is None else fd
         if fd is None:
             os.ftruncate(self.fd, 2 * _SLOT)
         self._memory = mmap.mmap(self.fd, 2 * _SLOT)
         self._generation = max(self._generation_of(0), self._generation_of(1))
 
     def note(self, state: State) -> None:
-        """Write down what will be true; until then the state before stays."""
+        """Write a state; it holds once the ring's consumer position is committed."""
         generation = self._generation + 1
         at = generation % 2 * _SLOT
         _GENERATION.pack_into(self._memory, at, 0)
@@ -67,7 +66,7 @@ class Journal:
         self._generation = generation
 
     def state(self, consumed: int) -> State | None:
-        """Return what is true where the ring is consumed so far; None where nobody noted that."""
+        """Return the state for a consumer position; None where none was written for it."""
         slots = sorted((0, 1), key=self._generation_of, reverse=True)
         for slot in slots:
             at = slot * _SLOT
@@ -81,7 +80,7 @@ class Journal:
         return None
 
     def close(self) -> None:
-        """Give it back."""
+        """Close its descriptor."""
         self._memory.close()
         os.close(self.fd)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from qmond.config.keys import Socket
 from qmond.errors import ConfigError, QmondError
@@ -16,9 +13,6 @@ from qmond.server.access import admit, bind_unix, group_id, is_dead
 __all__ = ["Entrance"]
 
 _log = logging.getLogger(__name__)
-
-_LOOK: Final = 1
-"""Seconds between two looks whether clients can connect."""
 
 
 class Entrance:
@@ -33,6 +27,7 @@ class Entrance:
         self._group = limits.group
         self._backlog = limits.max_clients
         self._is_ours = given is None
+        self._is_given_up = False
         try:
             self.listener = self._bind() if given is None else socket.socket(fileno=given)
             self.listener.listen(self._backlog)
@@ -45,28 +40,27 @@ class Entrance:
         self._path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
         return bind_unix(self._path, group_id(self._group))
 
-    async def keep_open(self, renewed: Callable[[socket.socket], None]) -> None:
-        """Bind it anew where it was shut down, until cancelled.
+    def renew(self) -> socket.socket | None:
+        """Bind it anew where it was shut down, and return it then; called once a second.
 
-        Whoever has a listening socket, too, can do that to it: a front that a client took over.
+        Whoever has a listening socket, too, can shut it down: a front that a client took over.
         """
-        while True:
-            await asyncio.sleep(_LOOK)
-            if not is_dead(self.listener):
-                continue
-            if not self._is_ours:
-                _log.error("%s was shut down: systemctl restart qmond.socket", self._path)
-                return
-            _log.error("%s was shut down, and is bound anew", self._path)
-            try:
-                listener = self._bind()
-                listener.listen(self._backlog)
-            except OSError as error:
-                _log.error("%s: %s", self._path, error.strerror)
-                continue
-            self.listener.close()
-            self.listener = listener
-            renewed(listener)
+        if self._is_given_up or not is_dead(self.listener):
+            return None
+        if not self._is_ours:
+            _log.error("%s was shut down: systemctl restart qmond.socket", self._path)
+            self._is_given_up = True
+            return None
+        _log.error("%s was shut down, and is bound anew", self._path)
+        try:
+            listener = self._bind()
+            listener.listen(self._backlog)
+        except OSError as error:
+            _log.error("%s: %s", self._path, error.strerror)
+            return None
+        self.listener.close()
+        self.listener = listener
+        return listener
 
     def admit(self, group: str) -> None:
         """Let another group connect. Raises ConfigError, and then nothing has changed."""

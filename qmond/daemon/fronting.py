@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -64,22 +64,16 @@ class _Ends(NamedTuple):
 
 
 class Fronting:
-    """The front of one daemon: `listener` is its socket, `log` the log's directory."""
+    """The front of one daemon, which runs as `identity`; `log` is the log's directory."""
 
-    def __init__(
-        self,
-        settings: Callable[[], FrontSettings],
-        answers: Answers,
-        identity: Identity | None,
-        log: Path,
-    ) -> None:
+    def __init__(self, identity: Identity | None, log: Path) -> None:
         self.share = Share()
         self.follows = False
         """Whether anybody wants lines."""
         self.clients = 0
         self.starts = 0
-        self._settings = settings
-        self._answers = {**answers, "follow": self._follow}
+        self._settings = b"null"
+        self._answers: Answers = {}
         self._identity = identity
         self._log = log
         self._gone_dropped = self._dropped = 0
@@ -128,10 +122,14 @@ class Fronting:
         self._given[name] = listener
         self._hand_over()
 
-    def configure(self) -> None:
-        """Tell the settings, which have changed."""
+    def configure(self, settings: FrontSettings) -> None:
+        """Have this front, and each that comes after it, go by other settings."""
+        self._settings = orjson.dumps(settings.told())
+        self._send_settings()
+
+    def _send_settings(self) -> None:
         if self._channel:
-            self._channel.say("settings", 0, orjson.dumps(self._settings().told()))
+            self._channel.say("settings", 0, self._settings)
 
     def check(self) -> None:
         """Replace a front that says nothing; called about once a second."""
@@ -143,8 +141,12 @@ class Fronting:
         """Return what `status` says of it."""
         return {"pid": self._process.pid if self._process else None, "starts": self.starts}
 
-    def start(self) -> None:
-        """Have a front run from now on, and another one whenever it has ended."""
+    def start(self, answers: Answers) -> None:
+        """Have a front run from now on, and another one whenever it has ended.
+
+        `answers` are those to what it may ask, by their names.
+        """
+        self._answers = {**answers, "follow": self._follow}
         self._running = asyncio.get_running_loop().create_task(self._run_forever())
 
     async def _run_forever(self) -> None:
@@ -192,7 +194,7 @@ class Fronting:
             loop.add_reader(ends.ended, channel.gone.set)  # its children may hold the channel
             stack.callback(loop.remove_reader, ends.ended)
             self._channel = channel
-            self.configure()
+            self._send_settings()
             self._hand_over()
             answering = asyncio.create_task(channel.answer_forever())
             try:

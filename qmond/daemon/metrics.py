@@ -6,14 +6,15 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import Final
 
-import orjson
-
 from qmond import __version__
-from qmond.daemon.channel import Reply
-from qmond.daemon.status import Running
+from qmond.bpf.ring import RingBuffer
+from qmond.config.keys import Config
+from qmond.daemon.accounts import Accounts
+from qmond.daemon.fronting import Fronting
+from qmond.log.keeper import LogKeeper
 from qmond.outputs.exposition import Family, Samples, render
 
 __all__ = ["Metrics"]
@@ -30,8 +31,22 @@ _ACCOUNTS: Final = {
 class Metrics:
     """All figures of one daemon. Counters begin at 0 with it, or where the one before ended."""
 
-    def __init__(self, daemon: Running) -> None:
-        self._of = daemon
+    def __init__(
+        self,
+        *,
+        config: Callable[[], Config],
+        ring: RingBuffer,
+        accounts: Accounts,
+        processes: Sized,
+        log: LogKeeper,
+        front: Fronting,
+    ) -> None:
+        self._config = config
+        self._ring = ring
+        self._accounts = accounts
+        self._processes = processes
+        self._log = log
+        self._front = front
         self._began = time.time() - _age()
         self._text = b""
         self._made = -_FRESH
@@ -44,10 +59,6 @@ class Metrics:
             self._made = now
         return self._text
 
-    def answer(self) -> Reply:
-        """Return the same as an answer to the front. Raises OSError."""
-        return orjson.dumps(self.text().decode()), False
-
     def file(self) -> bytes:
         """Return the figures for another exporter that has a `process_…` too. Raises OSError."""
         return self._render("qmond_process_")
@@ -56,20 +67,21 @@ class Metrics:
         return render([*self._events(), *self._state(), *self._process(prefix)])
 
     def _events(self) -> Iterable[Family]:
-        of = self._of
-        kernel = of.probes.counters()
-        totals = of.accounts.totals(kernel)
-        names = sorted({*of.config.events, *totals})
+        totals = self._accounts.totals()
+        names = sorted({*self._config().events, *totals})
         for column, (name, about) in _ACCOUNTS.items():
             rows: Samples = {(event,): totals.get(event, {}).get(column, 0) for event in names}
             yield Family(name, "counter", about, ("event",), rows)
-        lost: Samples = {(event, "ring"): kernel[event].lost for event in names}
-        lost.update({(event, "log"): of.accounts.not_logged[event] for event in names})
+        at_log = self._accounts.not_logged
+        lost: Samples = {}
+        for event in names:
+            lost[event, "ring"] = totals.get(event, {}).get("lost", 0) - at_log[event]
+            lost[event, "log"] = at_log[event]
         about = "Events that the ring had no room for, or that could not be written to the log."
         yield Family("qmond_events_lost_total", "counter", about, ("event", "stage"), lost)
 
     def _state(self) -> Iterable[Family]:
-        of, log = self._of, self._of.log.describe()
+        log, ring, front = self._log.describe(), self._ring, self._front
         build = (__version__, platform.python_version(), platform.release())
         yield Family(
             "qmond_build_info",
@@ -79,18 +91,18 @@ class Metrics:
             {build: 1},
         )
         for name, kind, about, value in (
-            ("ring_used_bytes", "gauge", "What waits in the ring.", of.probes.ring.used),
-            ("ring_size_bytes", "gauge", "The ring's room.", of.probes.ring.size),
-            ("tracked_processes", "gauge", "Processes under watch.", len(of.processes)),
-            ("clients", "gauge", "Clients of the socket.", of.front.clients),
+            ("ring_used_bytes", "gauge", "What waits in the ring.", ring.used),
+            ("ring_size_bytes", "gauge", "The ring's room.", ring.size),
+            ("tracked_processes", "gauge", "Processes under watch.", len(self._processes)),
+            ("clients", "gauge", "Clients of the socket.", front.clients),
             (
                 "client_dropped_total",
                 "counter",
                 "Lines that clients did not get, being too slow; of those that are gone, too.",
-                of.front.dropped,
+                front.dropped,
             ),
             ("log_bytes_total", "counter", "Bytes written to the log.", log["total"]),
-            ("log_failing", "gauge", "1 while the log cannot be written.", int(of.keeper.failing)),
+            ("log_failing", "gauge", "1 while the log cannot be written.", int(log["failing"])),
             ("log_live_bytes", "gauge", "The size of events.jsonl.", log["bytes"]),
             ("log_rotated_files", "gauge", "Older files of the log.", log["rotated"]),
             ("log_rotated_bytes", "gauge", "Their size.", log["rotated_bytes"]),

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,13 +20,12 @@ from qmond.bpf.load import Options
 from qmond.config.keys import Config
 from qmond.daemon.daemon import Daemon
 from qmond.daemon.entrance import Entrance
-from qmond.daemon.exporting import listening, write_forever
 from qmond.daemon.identity import log_group
 from qmond.daemon.startup import Kernel, have_precedence, obtain
 from qmond.errors import ConfigError, QmondError
 from qmond.log.writer import EventLog
 from qmond.privileges import lower
-from qmond.server.access import Lock, group_id
+from qmond.server.access import Lock
 from qmond.systemd import fdstore as store
 from qmond.systemd.messages import MessageId, about
 
@@ -54,39 +52,24 @@ class Service:
         self._notifier = sdnotify.SystemdNotifier()
         self._stop = asyncio.Event()
         self._lending = False
-        """Whether the kernel side goes on to the next daemon."""
-        self._told = ""
-        self._daemon: Daemon
-        self._entrance: Entrance
+        """Whether the next daemon goes on with the kernel side."""
+        self._status = ""
+        """What systemd shows of the service now."""
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises QmondError."""
-        loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self._stop.set,
-            signal.SIGINT: self._stop.set,
-            signal.SIGHUP: self._hang_up,
-            signal.SIGUSR1: self._reopen,
-        }
         async with contextlib.AsyncExitStack() as stack:
-            for number, handler in handlers.items():
-                loop.add_signal_handler(number, handler)
-                stack.callback(loop.remove_signal_handler, number)
-            self._daemon = daemon = await stack.enter_async_context(self._started())
-            group, metrics = group_id(self._config.socket.group), self._config.metrics
-
-            def give(name: str) -> Callable[[socket.socket], None]:
-                return lambda listener: daemon.front.give(name, listener)
-
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handle(stack, number, self._stop.set)
+            for number in (signal.SIGHUP, signal.SIGUSR1):
+                self._handle(stack, number, lambda: None)  # there is nothing to reload yet
+            daemon = await stack.enter_async_context(self._started())
+            self._handle(stack, signal.SIGHUP, lambda: self._hang_up(daemon))
+            self._handle(stack, signal.SIGUSR1, daemon.log.reopen)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     work = [
-                        tasks.create_task(daemon.drain_forever()),
-                        tasks.create_task(self._entrance.keep_open(give(_SOCKET))),
-                        tasks.create_task(daemon.rounds.tick_forever()),
-                        tasks.create_task(daemon.rounds.keep_house_forever(self._pulse)),
-                        tasks.create_task(listening(metrics.listen, group, give("metrics"))),
-                        tasks.create_task(write_forever(metrics, daemon.metrics.file)),
+                        tasks.create_task(part) for part in daemon.work(lambda: self._pulse(daemon))
                     ]
                     _log.info(
                         "ready: socket %s, log %s",
@@ -101,7 +84,7 @@ class Service:
                         task.cancel()
             except BaseExceptionGroup:
                 # as after kill -9; but what failed at once would fail again with the same records
-                lasted = time.monotonic() - daemon.started > _SETTLED
+                lasted = daemon.status.uptime > _SETTLED
                 self._lending = lasted and bool(daemon.kernel.kept)
                 raise
         if self._lending:
@@ -109,15 +92,23 @@ class Service:
         else:
             _log.info("stopped", extra=about(MessageId.STOP))
 
+    @staticmethod
+    def _handle(
+        stack: contextlib.AsyncExitStack, number: signal.Signals, handler: Callable[[], None]
+    ) -> None:
+        """Have a signal handled until the stack unwinds."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(number, handler)
+        stack.callback(loop.remove_signal_handler, number)
+
     async def _prepare_end(self, daemon: Daemon) -> None:
-        """See whether another daemon follows; then what takes time is done while lines move on."""
+        """Find out whether another daemon follows, and prepare for it."""
         self._notifier.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={_PATIENCE}000000")
         if not daemon.kernel.kept or not await _is_restart():
             return
         self._lending = await self._fits_next(daemon.kernel.signature)
         if self._lending:
-            await daemon.front.close()
-            await daemon.allocations.close()
+            await daemon.prepare_handover()
 
     async def _fits_next(self, signature: str) -> bool:
         """Whether the daemon that is installed now can go on where this one ends."""
@@ -128,11 +119,9 @@ class Service:
             return False
         said = await _answer(sys.executable, "-P", "-m", "qmond.daemon.startup", str(ring))
         if not said:
-            _log.warning(
-                "what the next daemon needs is not known: this one's kernel side ends here"
-            )
+            _log.warning("what probes the next version needs is not known; detaching")
         elif said.strip() != signature:
-            _log.warning("the next daemon needs another kernel side: this one's ends here")
+            _log.warning("the next version needs different probes; detaching")
         return said.strip() == signature
 
     @contextlib.asynccontextmanager
@@ -152,22 +141,16 @@ class Service:
             kernel = await self._obtain(Options(ring=config.ring.size), handed)
             stack.callback(lambda: kernel.close(lend=self._lending))
             lower(kernel.probes.counters)  # the lookers have what they need, this process no more
-            self._entrance = entrance = Entrance(path, config.socket, given)
+            entrance = Entrance(path, config.socket, given)
             stack.callback(entrance.close)
-            daemon = Daemon(config, kernel, log, self._reload, entrance.admit)
-            stack.callback(daemon.close)
-            stack.push_async_callback(daemon.allocations.close)
-            stack.push_async_callback(daemon.lookers.close)
-            stack.callback(daemon.adoption.end)
-            stack.push_async_callback(daemon.front.close)
-            daemon.front.give(_SOCKET, entrance.listener)
-            await daemon.begin()
-            daemon.front.start()
+            daemon = Daemon(config, kernel, log, entrance)
+            stack.push_async_callback(daemon.close)
+            await daemon.begin(lambda: self._reload(daemon))
             stack.callback(lambda: None if self._lending else daemon.end())
             have_precedence()
             loop = asyncio.get_running_loop()
-            loop.add_reader(daemon.steps.fd, daemon.follow_clock)
-            stack.callback(loop.remove_reader, daemon.steps.fd)
+            loop.add_reader(daemon.pipeline.clock.fd, daemon.pipeline.follow_clock)
+            stack.callback(loop.remove_reader, daemon.pipeline.clock.fd)
             yield daemon
 
     async def _obtain(self, options: Options, handed: dict[str, int]) -> Kernel:
@@ -180,16 +163,16 @@ class Service:
 
     # ---- while it runs -------------------------------------------------------------------------
 
-    def _pulse(self) -> None:
+    def _pulse(self, daemon: Daemon) -> None:
         """Tell systemd that the work goes on, and how much there is; called about once a second."""
-        if not self._daemon.is_stuck():
+        if not daemon.pipeline.is_stuck():
             self._notifier.notify("WATCHDOG=1")
-        status = self._daemon.reports.summary()
-        if status != self._told:
-            self._told = status
+        status = daemon.status.summary()
+        if status != self._status:
+            self._status = status
             self._notifier.notify(f"STATUS={status}")
 
-    def _reload(self) -> list[str]:
+    def _reload(self, daemon: Daemon) -> list[str]:
         """Read the configuration anew; returns the keys that wait for a restart.
 
         Raises ConfigError, and then nothing has changed.
@@ -197,7 +180,7 @@ class Service:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
         try:
-            later = self._daemon.apply(self._reread())
+            later = daemon.apply(self._reread())
         except ConfigError as error:
             _log.error(
                 "not reloaded, the configuration stays as it was: %s",
@@ -213,16 +196,10 @@ class Service:
             _log.info("reloaded")
         return later
 
-    def _hang_up(self) -> None:
-        """Reload, as SIGHUP asks; what is wrong has been said."""
-        if hasattr(self, "_daemon"):
-            with contextlib.suppress(ConfigError):
-                self._reload()
-
-    def _reopen(self) -> None:
-        """Reopen the log, as SIGUSR1 asks."""
-        if hasattr(self, "_daemon"):
-            self._daemon.keeper.reopen()
+    def _hang_up(self, daemon: Daemon) -> None:
+        """Reload, as SIGHUP asks; a wrong configuration has been logged."""
+        with contextlib.suppress(ConfigError):
+            self._reload(daemon)
 
 
 async def _is_restart() -> bool:

@@ -1,7 +1,7 @@
 """What the daemon starts from: a kernel side of its own, or the one that another daemon left.
 
-Its descriptors and the journal are in systemd's store, so that probes and ring outlive a daemon
-that ends abruptly. The next one takes them if they are what it would load itself, and goes on.
+The descriptors of probes, maps and checkpoint are in systemd's store, so they outlive a daemon that
+ends abruptly. The next daemon takes them if they are what it would load itself, and goes on.
 
 `python -m qmond.daemon.startup RING` prints the signature of what an installation would load, for
 a daemon that is about to be followed by another.
@@ -20,16 +20,24 @@ from typing import Final
 
 from qmond.bpf.load import Options, fingerprint, names
 from qmond.bpf.probes import Probes
-from qmond.daemon.checkpoint import LAYOUT, Journal, State
+from qmond.daemon.checkpoint import LAYOUT, Checkpoint, State
 from qmond.log.writer import EventLog
 from qmond.processes import procfs
 from qmond.systemd import fdstore as store
 
-__all__ = ["Kernel", "boot_id", "have_precedence", "limits", "next_seq", "obtain", "signature"]
+__all__ = [
+    "Kernel",
+    "boot_id",
+    "have_precedence",
+    "obtain",
+    "restrictions",
+    "resume_log",
+    "signature",
+]
 
 _log = logging.getLogger(__name__)
 
-_JOURNAL: Final = "journal"
+_CHECKPOINT: Final = "checkpoint"
 _NICE: Final = -10
 """The records of many guests come through one thread, which must have its share of the CPUs."""
 
@@ -39,7 +47,7 @@ class Kernel:
     """The kernel side; `state` is where another daemon left it, or None where it is new."""
 
     probes: Probes
-    journal: Journal
+    checkpoint: Checkpoint
     state: State | None
     signature: str
     kept: tuple[str, ...]
@@ -55,7 +63,7 @@ class Kernel:
         if not lend:
             store.forget(self.kept)
         self.probes.close()
-        self.journal.close()
+        self.checkpoint.close()
 
 
 def signature(options: Options) -> str:
@@ -66,16 +74,16 @@ def signature(options: Options) -> str:
 def _taken(options: Options, descriptors: dict[str, int], kept: tuple[str, ...]) -> Kernel | None:
     """Return the kernel side that another daemon left; None where nobody knows its state."""
     try:
-        journal = Journal(descriptors.pop(_JOURNAL))
+        checkpoint = Checkpoint(descriptors.pop(_CHECKPOINT))
         probes = Probes(descriptors, options)
-        state = journal.state(probes.ring.consumed[0])
+        state = checkpoint.state(probes.ring.consumed[0])
     except (OSError, ValueError) as error:
         _log.warning("what another daemon left is damaged: %s", error)
         return None
     if state is None:
         return None
     _log.info("going on with the probes of the daemon before, at seq %d", state.seq)
-    return Kernel(probes, journal, state, signature(options), kept)
+    return Kernel(probes, checkpoint, state, signature(options), kept)
 
 
 def obtain(options: Options, found: Mapping[str, int]) -> Kernel:
@@ -85,21 +93,21 @@ def obtain(options: Options, found: Mapping[str, int]) -> Kernel:
     """
     ours = signature(options)
     named = {name.removeprefix(f"{ours}.").replace(".", ":", 1): fd for name, fd in found.items()}
-    if set(named) == names() | {_JOURNAL} and (kernel := _taken(options, named, tuple(found))):
+    if set(named) == names() | {_CHECKPOINT} and (kernel := _taken(options, named, tuple(found))):
         return kernel
     if found:
         _log.warning("what is in the descriptor store does not fit this qmond: loading anew")
         store.forget(found)
         for fd in found.values():
             os.close(fd)
-    probes, journal = Probes.load(options), Journal()
-    everything = probes.descriptors | {_JOURNAL: journal.fd}
+    probes, checkpoint = Probes.load(options), Checkpoint()
+    everything = probes.descriptors | {_CHECKPOINT: checkpoint.fd}
     kept = {f"{ours}.{name.replace(':', '.', 1)}": fd for name, fd in everything.items()}
-    return Kernel(probes, journal, None, ours, tuple(kept) if store.keep(kept) else ())
+    return Kernel(probes, checkpoint, None, ours, tuple(kept) if store.keep(kept) else ())
 
 
-def limits(root: Path) -> list[str]:
-    """Return what the daemon cannot do where it has not been given the host's procfs."""
+def restrictions(root: Path) -> list[str]:
+    """Return what the daemon cannot do where `root` is not the host's procfs."""
     if procfs.is_hosts(root):
         return []
     return [
@@ -111,7 +119,22 @@ def limits(root: Path) -> list[str]:
     ]
 
 
-def next_seq(log: EventLog) -> int:
+def resume_log(log: EventLog, state: State | None) -> int:
+    """Make the log ready to go on where another daemon ended; returns the next line's number.
+
+    What that daemon had not committed is cut off, and is written again. Numbers begin anew when
+    the host has booted, and a file with them: no file has lines of two boots.
+    """
+    if state is not None and (gone := log.cut(state.end)):
+        _log.info("%d bytes of the log's end are written again", gone)
+    log.recover()
+    seq = state.seq if state else _next_seq(log)
+    if seq == 1 and "seq" in log.last_line():
+        log.rotate()
+    return seq
+
+
+def _next_seq(log: EventLog) -> int:
     """Return the number after the log's last line, where that was written since the host booted."""
     last = log.last_line()
     seq, moment = last.get("seq"), last.get("time")

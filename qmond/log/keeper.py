@@ -7,9 +7,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from qmond.errors import InUseError, LogError
+from qmond.log.files import Position
 from qmond.log.writer import EventLog
 from qmond.systemd.messages import MessageId, about
 
@@ -17,7 +19,7 @@ __all__ = ["LogKeeper"]
 
 _log = logging.getLogger(__name__)
 
-_CALM: Final = 2.0
+_RECOVERED: Final = 2.0
 """Seconds without a failure until the log is said to be written again."""
 
 
@@ -26,6 +28,7 @@ class LogKeeper:
 
     def __init__(self, log: EventLog, not_logged: Counter[str]) -> None:
         self.failing = False
+        self.path = log.path
         self._log = log
         self._not_logged = not_logged
         self._missing = 0
@@ -35,15 +38,28 @@ class LogKeeper:
         """Append whole lines; says whether they are in the log, all or none of them."""
         written = self._works(self._log.write, lines)
         if written:
-            self._calm()
+            self._note_success()
         return written
+
+    @property
+    def end(self) -> Position:
+        """Where the log ends."""
+        return self._log.end
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` says of the log."""
+        return self._log.describe() | {"failing": self.failing}
+
+    def rotate(self) -> Path | None:
+        """Begin a new file, and return the old one's path. Raises LogError."""
+        return self._log.rotate()
 
     def check(self) -> None:
         """Look after the log; called about once a second."""
         blocked = self._log.blocked
         if self._works(self._log.check) and blocked and not self._log.blocked:
-            self._calm()  # nothing may come for long that shows it by being written
-        if self.failing and time.monotonic() - self._good_since > _CALM:
+            self._note_success()  # nothing may come for long that shows it by being written
+        if self.failing and time.monotonic() - self._good_since > _RECOVERED:
             missing = self._not_logged.total() - self._missing
             _log.warning(
                 "the log is written again, %d events are missing from it",
@@ -52,7 +68,7 @@ class LogKeeper:
             )
             self.failing = False
 
-    def _calm(self) -> None:
+    def _note_success(self) -> None:
         if self._good_since == math.inf:
             self._good_since = time.monotonic()
 

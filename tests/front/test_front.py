@@ -16,10 +16,10 @@ import orjson
 import pytest
 
 from qmond.config.keys import Config, Socket, parse_config
+from qmond.daemon.answers import config_of
 from qmond.daemon.channel import Channel, Reply
 from qmond.daemon.entrance import Entrance
 from qmond.daemon.identity import Identity, front_identity, log_group
-from qmond.daemon.status import config_of
 from qmond.errors import ConfigError, RequestError
 from qmond.front.core import Core
 from qmond.server.broadcast import Share

@@ -441,7 +441,7 @@ def test_what_the_disk_did_not_take_is_said_once_and_tried_again(
 def test_is_in_trouble_until_it_can_be_written_though_nothing_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qmond.log.keeper._CALM", 0.0)
+    monkeypatch.setattr("qmond.log.keeper._RECOVERED", 0.0)
     folder = tmp_path / "log"
     log = open_log(folder)
     keeper = LogKeeper(log, Counter())

@@ -9,10 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import yaml
@@ -25,11 +24,15 @@ from qmond.daemon import exporting
 from qmond.daemon.accounts import Accounts
 from qmond.daemon.exporting import listening, write_forever, write_whole
 from qmond.daemon.metrics import Metrics
-from qmond.daemon.status import Running
 from qmond.errors import ConfigError
 from qmond.outputs import exporter as scrape
 from qmond.outputs.exporter import Exporter, respond
 from qmond.outputs.exposition import Family, render
+
+if TYPE_CHECKING:
+    from qmond.bpf.ring import RingBuffer
+    from qmond.daemon.fronting import Fronting
+    from qmond.log.keeper import LogKeeper
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 PROMTOOL = Path(sys.executable).parent.parent / "prometheus/usr/bin/promtool"
@@ -65,45 +68,35 @@ def test_no_label_and_no_help_breaks_the_text() -> None:
     ]
 
 
-@dataclass
-class Daemon:
-    """What the figures are read from."""
+class Source:
+    """What the figures are read from; `asked` is how often the kernel side was."""
 
-    counters: dict[str, Counter]
-    accounts: Accounts = field(default_factory=Accounts)
-    config: Config = field(default_factory=Config)
-    asked: int = 0
-
-    def __post_init__(self) -> None:
-        self.processes = [1, 2, 3]
-        self.keeper = SimpleNamespace(failing=False)
-        self.front = SimpleNamespace(clients=2, dropped=9)
-        self.probes = SimpleNamespace(
-            counters=self._counters, ring=SimpleNamespace(used=7, size=4096)
-        )
-        told = {"total": 1 << 60, "bytes": 5, "rotated": 2, "rotated_bytes": 6}
-        self.log = SimpleNamespace(describe=lambda: told)
+    def __init__(self) -> None:
+        self.asked = 0
+        self.accounts = Accounts(self._counters)
+        self.accounts.written["READ"] = 11
+        self.accounts.not_logged["READ"] = 2
+        self.accounts.made["START"] = self.accounts.written["START"] = 1
 
     def _counters(self) -> dict[str, Counter]:
         self.asked += 1
-        return self.counters
+        counters = {name: Counter(0, 0, 0) for name in Config().events}
+        return counters | {"READ": Counter(seen=20, lost=3, suppressed=4)}
 
     def metrics(self) -> Metrics:
-        return Metrics(cast("Running", self))
-
-
-def daemon() -> Daemon:
-    counters = {name: Counter(0, 0, 0) for name in Config().events}
-    counters["READ"] = Counter(seen=20, lost=3, suppressed=4)
-    found = Daemon(counters)
-    found.accounts.written["READ"] = 11
-    found.accounts.not_logged["READ"] = 2
-    found.accounts.made["START"] = found.accounts.written["START"] = 1
-    return found
+        log = {"total": 1 << 60, "bytes": 5, "rotated": 2, "rotated_bytes": 6, "failing": False}
+        return Metrics(
+            config=Config,
+            ring=cast("RingBuffer", SimpleNamespace(used=7, size=4096)),
+            accounts=self.accounts,
+            processes=[1, 2, 3],
+            log=cast("LogKeeper", SimpleNamespace(describe=lambda: log)),
+            front=cast("Fronting", SimpleNamespace(clients=2, dropped=9)),
+        )
 
 
 def test_the_figures_are_those_of_the_books() -> None:
-    of = daemon()
+    of = Source()
     found = samples(of.metrics().text())
     assert found["qmond_events_total", "READ"] == 20
     assert found["qmond_events_total", "START"] == 1
@@ -122,14 +115,14 @@ def test_the_figures_are_those_of_the_books() -> None:
 
 def test_every_event_has_its_series_from_the_start() -> None:
     """A rate needs a 0 to grow from."""
-    found = samples(daemon().metrics().text())
+    found = samples(Source().metrics().text())
     for event in Config().events:
         assert ("qmond_events_total", event) in found
         assert ("qmond_events_lost_total", event, "ring") in found
 
 
 def test_the_process_is_told_as_it_is() -> None:
-    found = samples(daemon().metrics().text())
+    found = samples(Source().metrics().text())
     age = int(subprocess.check_output(["ps", "-o", "etimes=", "-p", str(os.getpid())]))
     assert time.time() - found["process_start_time_seconds",] == pytest.approx(age, abs=2)
     assert 0 < found["process_cpu_seconds_total",] <= time.process_time()
@@ -139,12 +132,12 @@ def test_the_process_is_told_as_it_is() -> None:
 
 
 def test_promtool_finds_no_fault_in_a_scrape() -> None:
-    promtool("check", "metrics", given=daemon().metrics().text())
-    promtool("check", "metrics", given=daemon().metrics().file())
+    promtool("check", "metrics", given=Source().metrics().text())
+    promtool("check", "metrics", given=Source().metrics().file())
 
 
 def test_asking_often_reads_the_kernel_seldom() -> None:
-    of = daemon()
+    of = Source()
     metrics = of.metrics()
     for _ in range(100):
         metrics.text()
@@ -152,7 +145,7 @@ def test_asking_often_reads_the_kernel_seldom() -> None:
 
 
 def test_the_file_has_no_name_of_the_exporter_that_shows_it() -> None:
-    names = {key[0] for key in samples(daemon().metrics().file())}
+    names = {key[0] for key in samples(Source().metrics().file())}
     assert {name.partition("_")[0] for name in names} == {"qmond"}
     assert "qmond_process_open_fds" in names
 

@@ -93,11 +93,11 @@ def test_what_is_rare_gets_through_when_a_storm_fills_the_ring(
 
 SLOW_TOTALS = """
 import time
-from qmond.daemon.status import Reports
-def totals(self, totals=Reports.totals):
+from qmond.daemon.accounts import Accounts
+def totals(self, totals=Accounts.totals):
     time.sleep(0.2)
     return totals(self)
-Reports.totals = totals
+Accounts.totals = totals
 """
 
 

@@ -47,13 +47,13 @@ def test_not_an_event_is_missing_or_twice(qmond: StartQmond, build: Build, tmp_p
 
 
 DEATHS = {
-    "before its batch is a fact": """
-from qmond.daemon.daemon import Daemon
-def commit(self, commit=Daemon._commit, calls=[0]):
+    "before its batch is committed": """
+from qmond.daemon.pipeline import Pipeline
+def commit(self, commit=Pipeline._commit, calls=[0]):
     calls[0] += 1
     if calls[0] == 10: os.kill(os.getpid(), 9)
     commit(self)
-Daemon._commit = commit
+Pipeline._commit = commit
 """,
     "in the middle of a line": """
 from qmond.log.writer import EventLog
@@ -67,8 +67,8 @@ EventLog.write = write
 """,
     "with its batch alone in a new file": """
 from qmond.log.writer import EventLog
-from qmond.daemon.daemon import Daemon
-def commit(self, commit=Daemon._commit, calls=[0]):
+from qmond.daemon.pipeline import Pipeline
+def commit(self, commit=Pipeline._commit, calls=[0]):
     calls[0] += 1
     if calls[0] == 10: os.kill(os.getpid(), 9)
     commit(self)
@@ -76,14 +76,14 @@ def write(self, lines, write=EventLog.write, calls=[0]):
     calls[0] += 1
     if calls[0] == 9: self.rotate()
     write(self, lines)
-Daemon._commit, EventLog.write = commit, write
+Pipeline._commit, EventLog.write = commit, write
 """,
 }
 """Statements that end the daemon at the worst moment."""
 
 
 @pytest.mark.parametrize("moment", DEATHS)
-def test_what_was_not_a_fact_is_done_again(moment: str, qmond: StartQmond, build: Build) -> None:
+def test_what_was_not_committed_is_done_again(moment: str, qmond: StartQmond, build: Build) -> None:
     config = {"ring": {"size": "16M"}, "log": {"rotate": {"size": "1G"}}}
     daemon = qmond(patch="import os" + DEATHS[moment], **config)
     with counting(build("count", "aarch64")) as guest:
@@ -100,12 +100,12 @@ def test_what_was_not_a_fact_is_done_again(moment: str, qmond: StartQmond, build
 
 FAULT = """
 import qmond.daemon.service
-from qmond.daemon.status import Reports
-def summary(self, summary=Reports.summary, calls=[0]):
+from qmond.daemon.status import Status
+def summary(self, summary=Status.summary, calls=[0]):
     calls[0] += 1
     if calls[0] == 3: raise ZeroDivisionError("a fault of its own")
     return summary(self)
-Reports.summary = summary
+Status.summary = summary
 """
 
 

@@ -8,48 +8,68 @@ from qmond.daemon.statistics import sums
 from qmond.events.records import OTHERS
 
 
+def accounts_of(kernel: dict[str, Counter]) -> Accounts:
+    return Accounts(lambda: kernel)
+
+
 def test_totals_have_what_the_kernel_and_the_daemon_saw() -> None:
-    accounts = Accounts()
+    accounts = accounts_of({"START": Counter(0, 0), "READ": Counter(5, 2), "WRITE": Counter(0, 0)})
     accounts.made["START"] += 1
     accounts.count(Counts(START=1, READ=2), logged=True)
     accounts.count(Counts(READ=1), logged=False)
-    kernel = {"START": Counter(0, 0), "READ": Counter(5, 2), "WRITE": Counter(0, 0)}
-    assert accounts.totals(kernel) == {
+    assert accounts.totals() == {
         "START": {"seen": 1, "written": 1, "lost": 0, "suppressed": 0},
         "READ": {"seen": 5, "written": 2, "lost": 3, "suppressed": 0},
     }
 
 
+def test_they_are_complete_when_everything_seen_has_come() -> None:
+    accounts = accounts_of({"READ": Counter(5, 2)})
+    accounts.count(Counts(READ=2), logged=True)
+    assert not accounts.are_complete()
+    accounts.count(Counts(READ=1), logged=False)
+    assert accounts.are_complete()
+
+
+def test_the_next_daemon_goes_on_with_the_books() -> None:
+    accounts = accounts_of({"READ": Counter(5, 2)})
+    accounts.count(Counts(READ=3), logged=True)
+    after = accounts_of({"READ": Counter(5, 2)})
+    after.resume(accounts.books())
+    assert after.totals() == accounts.totals()
+
+
 def test_a_loss_is_told_once_by_stage_and_event() -> None:
-    accounts = Accounts()
-    assert accounts.newly_lost({"READ": Counter(9, 0)}) == {}
+    kernel = {"READ": Counter(9, 0)}
+    accounts = accounts_of(kernel)
+    assert accounts.newly_lost() == {}
     accounts.count(Counts(WRITE=1), logged=False)
-    assert accounts.newly_lost({"READ": Counter(9, 4)}) == {
-        "ring": {"READ": 4},
-        "log": {"WRITE": 1},
-    }
-    assert accounts.newly_lost({"READ": Counter(9, 4)}) == {}
-    assert accounts.newly_lost({"READ": Counter(9, 5)}) == {"ring": {"READ": 1}}
+    kernel["READ"] = Counter(9, 4)
+    assert accounts.newly_lost() == {"ring": {"READ": 4}, "log": {"WRITE": 1}}
+    assert accounts.newly_lost() == {}
+    kernel["READ"] = Counter(9, 5)
+    assert accounts.newly_lost() == {"ring": {"READ": 1}}
 
 
 def test_what_the_log_lacks_is_owed_until_it_is_told() -> None:
-    accounts = Accounts()
+    accounts = accounts_of({"WRITE": Counter(9, 4)})
     accounts.count(Counts(LOST=1), logged=False)
     assert not accounts.owes_log(), "or each that is lost would make the next one"
     accounts.count(Counts(WRITE=2), logged=False)
-    assert accounts.newly_lost({"WRITE": Counter(9, 4)}, ["ring"]) == {"ring": {"WRITE": 4}}
+    assert accounts.newly_lost(["ring"]) == {"ring": {"WRITE": 4}}
     assert accounts.owes_log()
     accounts.count(Counts(WRITE=3), logged=False)
-    assert accounts.newly_lost({"WRITE": Counter(9, 4)}) == {"log": {"LOST": 1, "WRITE": 5}}
+    assert accounts.newly_lost() == {"log": {"LOST": 1, "WRITE": 5}}
     assert not accounts.owes_log()
 
 
-def test_advice_names_the_key_to_turn() -> None:
-    accounts = Accounts()
-    kernel = {"READ": Counter(9, 2), "WRITE": Counter(90, 40)}
-    assert accounts.advice({"READ": Counter(9, 0)}, 4096) == []
+def test_advice_names_the_key_to_change() -> None:
+    kernel = {"READ": Counter(9, 0)}
+    accounts = accounts_of(kernel)
+    assert accounts.advice(4096) == []
+    kernel |= {"READ": Counter(9, 2), "WRITE": Counter(90, 40)}
     accounts.count(Counts(READ=1), logged=False)
-    ring, log = accounts.advice(kernel, 4096)
+    ring, log = accounts.advice(4096)
     assert ring.startswith("42 events found no room in the ring: raise ring.size (4096), limit")
     assert "(WRITE)" in ring
     assert log.startswith("1 events could not be written: look at log.dir")
