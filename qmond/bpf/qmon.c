@@ -28,6 +28,14 @@
 #define VECTOR_MAX 1024 /* the kernel takes no more messages in one call: UIO_MAXIOV */
 #define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
 
+/*
+ * The kernel's helpers by names of our own: where BCC meets a call by the usual name, it reads the
+ * whole of /proc/kallsyms to see whether the kernel has them, which takes a second. Since 5.5 all do.
+ */
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static long (*read_user_str)(void *to, u32 size, const void *from) =
+	(void *)BPF_FUNC_probe_read_user_str;
+
 struct task_struct;
 struct linux_binprm;
 
@@ -448,18 +456,18 @@ static always u64 bounded(long n, long most)
 static always u64 copy_user(void *to, const void *from, u64 n, u32 *flags)
 {
 	n = bounded(n, CAPTURE_MAX);
-	if (bpf_probe_read_user(to, n, from) == 0)
+	if (read_user(to, n, from) == 0)
 		return n;
 	*flags |= FLAG_FAULT;
 	u64 before = -(u64)from & (PAGE_SIZE - 1);
-	return before < n && bpf_probe_read_user(to, before, from) == 0 ? before : 0;
+	return before < n && read_user(to, before, from) == 0 ? before : 0;
 }
 
 static always u64 copy_path(void *to, const void *from, u32 *flags)
 {
-	u64 n = bounded(bpf_probe_read_user_str(to, PATH_SIZE, from), PATH_SIZE);
+	u64 n = bounded(read_user_str(to, PATH_SIZE, from), PATH_SIZE);
 	char next = 0; /* what stands where the copy was made to end */
-	if (n == PATH_SIZE && (bpf_probe_read_user(&next, 1, from + PATH_SIZE - 1) != 0 || next))
+	if (n == PATH_SIZE && (read_user(&next, 1, from + PATH_SIZE - 1) != 0 || next))
 		*flags |= FLAG_TRUNCATED;
 	if (n)
 		return n - 1;
@@ -479,7 +487,7 @@ static always void gather(char *to, struct walk *walk)
 			walk->going = 0;
 			return;
 		}
-		if (bpf_probe_read_user(&part, sizeof(part), walk->parts) != 0) {
+		if (read_user(&part, sizeof(part), walk->parts) != 0) {
 			walk->flags |= FLAG_FAULT;
 			walk->going = 0;
 			return;
@@ -507,13 +515,13 @@ static always void add_up(struct walk *walk)
 		u64 vector[2] = {};
 		step();
 		if (walk->left) {
-			if (bpf_probe_read_user(vector, sizeof(vector), walk->parts) != 0)
+			if (read_user(vector, sizeof(vector), walk->parts) != 0)
 				walk->flags |= FLAG_FAULT;
 			walk->sum += vector[1];
 			walk->parts++;
 			walk->left--;
 		} else if (walk->count) {
-			if (bpf_probe_read_user(vector, sizeof(vector), &walk->messages->parts) != 0)
+			if (read_user(vector, sizeof(vector), &walk->messages->parts) != 0)
 				walk->flags |= FLAG_FAULT;
 			walk->parts = (const void *)vector[0];
 			walk->left = vector[1];
@@ -914,7 +922,7 @@ int on_waitid(struct bpf_raw_tracepoint_args *ctx)
 	if (ctx->args[1] != 0 || !understand(&entered, (void *)ctx->args[0]))
 		return 0;
 	void *info = (void *)argument(&entered.regs, 2);
-	bpf_probe_read_user(&child, sizeof(child), info + SIGINFO_PID);
+	read_user(&child, sizeof(child), info + SIGINFO_PID);
 	if (child)
 		send_integers(&entered, child, 0);
 	return 0;
@@ -1169,7 +1177,7 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	}
 	at = bounded(at, NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1);
 	size = bounded(size, ARGV_MAX);
-	if (bpf_probe_read_user(room->data + at, size, (void *)from) != 0) {
+	if (read_user(room->data + at, size, (void *)from) != 0) {
 		image->flags |= FLAG_FAULT;
 		size = 0;
 	}
