@@ -1054,24 +1054,28 @@ struct name {
 	u64 words[PATTERN_WORDS];
 };
 
-static always bool starts_with(const struct name *name, const struct qmon_pattern *pattern)
+/*
+ * 0 where the name begins with one of so many patterns. It is made by arithmetic alone: BPF can
+ * compare only by a jump, and the verifier would follow both ways at each of 64 jumps.
+ */
+static always u64 differs_from(const struct name *name, const struct qmon_pattern *patterns, u64 n)
 {
-	u64 differs = 0;
-	for (int i = 0; i < PATTERN_WORDS; i++)
-		differs |= (name->words[i] & pattern->mask[i]) ^ pattern->text[i];
-	return !differs;
+	u64 differs_from_all = 1;
+	for (u64 i = 0; i < PATTERN_MAX; i++) {
+		u64 differs = ~(i - n) >> 63; /* 1 from the n-th on: these are not set */
+		for (int word = 0; word < PATTERN_WORDS; word++)
+			differs |= (name->words[word] & patterns[i].mask[word]) ^ patterns[i].text[word];
+		u64 negative = -differs;
+		asm volatile("" : "+r"(negative)); /* or clang makes a comparison of it */
+		differs_from_all &= (differs | negative) >> 63;
+	}
+	return differs_from_all;
 }
 
 static always bool matches(const struct qmon_settings *s, const struct name *name)
 {
-	bool found = false;
-	for (int i = 0; i < PATTERN_MAX; i++)
-		if (i < s->prefixes && starts_with(name, &s->prefix[i]))
-			found = true;
-	for (int i = 0; i < PATTERN_MAX; i++)
-		if (i < s->excludes && starts_with(name, &s->exclude[i]))
-			found = false;
-	return found;
+	return !differs_from(name, s->prefix, s->prefixes) &&
+	       differs_from(name, s->exclude, s->excludes);
 }
 
 /* Who started the process, and who them, up to the first process or as far as there is room. */
@@ -1149,10 +1153,11 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	}
 	room->taken = 1;
 	struct qmon_image *image = &room->image;
+	fill_head(image, event, 0, flags); /* from here on the flags are read from there: see copy_cgroup */
 	void *path = pointer_at(bprm, OFFSET_BPRM_FILENAME);
 	if (pointer_at(bprm, OFFSET_BPRM_INTERP) != path)
-		flags |= FLAG_INTERPRETED;
-	fill_head(image, event, 0, flags);
+		image->flags |= FLAG_INTERPRETED;
+	step();
 	image->ppid = u32_at(pointer_at(task, OFFSET_TASK_REAL_PARENT), OFFSET_TASK_TGID);
 	image->uid = bpf_get_current_uid_gid();
 	image->start = u64_at(task, OFFSET_TASK_START_BOOTTIME);
@@ -1182,7 +1187,7 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 		size = 0;
 	}
 	size = sizeof(*image) + bounded(at + size, sizeof(room->data));
-	if (events.ringbuf_output(image, size, share_of(event, image->pid)) != 0 && flags & FLAG_COUNTED)
+	if (events.ringbuf_output(image, size, share_of(event, image->pid)) != 0 && image->flags & FLAG_COUNTED)
 		count_lost(event);
 	room->taken = 0;
 }

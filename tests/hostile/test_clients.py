@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attack import FLOOD, MEMBER, TAILS, clients, open_folder
@@ -34,9 +33,9 @@ def folder() -> Iterator[Path]:
         yield found
 
 
-def daemon_for(qmond: StartQmond, folder: Path, **more: Any) -> Qmond:
+def daemon_for(qmond: StartQmond, folder: Path, *, patch: str = "") -> Qmond:
     socket = {"path": str(folder / "qmond.sock"), "group": "games", "payload_group": "audio"}
-    return qmond(socket=socket | more, log={"group": "dialout"})
+    return qmond(patch=patch, socket=socket, log={"group": "dialout"})
 
 
 @pytest.mark.parametrize("program", [FLOOD, TAILS], ids=["flood", "tails"])
@@ -94,7 +93,8 @@ def test_the_front_is_nobody_with_nothing(qmond: StartQmond, folder: Path) -> No
 def test_another_front_comes_and_nothing_is_missed(
     qmond: StartQmond, build: Build, folder: Path, number: signal.Signals
 ) -> None:
-    daemon = daemon_for(qmond, folder)
+    patch = "import qmond.daemon.fronting; qmond.daemon.fronting._SILENT = 5"
+    daemon = daemon_for(qmond, folder, patch=patch)
     command = [str(QMONCTL), "--socket", str(daemon.socket), "tail", "--follow=retry"]
     with (
         subprocess.Popen(

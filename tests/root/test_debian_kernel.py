@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("vm")  # it has a kernel of its own
 ROOT = Path(__file__).parents[2]
 UNPACKED = Path(sys.prefix) / "kernel"
 BUSYBOX = UNPACKED / "bin/busybox"
