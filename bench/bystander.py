@@ -1,4 +1,4 @@
-"""What a process that is not qemu's pays while others are watched.
+"""What it costs a process that is not watched when others are.
 
 In turns, in one run: nobody watches, qmond watches (with a guest whose allocations it counts),
 nobody, the peer watches. Nanoseconds a call, the median of all turns.
@@ -54,8 +54,8 @@ def print_bystander(rounds: int) -> None:
             for watcher in ("nobody", "qmond", "nobody", "peer"):
                 with watching(watcher):
                     found[watcher].append(measure(program))
-    print("\n## A process that is not qemu's\n")
-    print("| call of a native process | nobody watches | qmond | more | peer | more |")
+    print("\n## A process that is not watched\n")
+    print("| call of a native process | no watcher | qmond | more | peer | more |")
     print("|---|---|---|---|---|---|")
     for at, call in enumerate(CALLS):
         ns = {w: statistics.median(row[at] for row in rows) for w, rows in found.items()}

@@ -40,15 +40,16 @@ def row(label: str, command: list[str], guests: int, **config: object) -> str:
 
 
 def print_growth(storm: Path, writes: int) -> None:
-    """Print both tables; each guest writes as fast as it can."""
-    head = (
-        "| unwatched | times as long | delivered | lost | CPU an event |\n|---|---|---|---|---|---|"
-    )
+    """Print both tables; each guest writes without a pause."""
+    head = "| unwatched | slowdown | delivered | lost | CPU per event |\n|---|---|---|---|---|---|"
     start = ["qemu-aarch64-static", str(storm)]
-    print(f"\n## With the number of guests\n\n{writes:,} writes in all.\n\n| guests {head}")
+    print(f"\n## By number of guests\n\n{writes:,} writes in all.\n\n| guests {head}")
     for guests in GUESTS:
         print(row(str(guests), [*start, str(writes // guests)], guests), flush=True)
-    print("\n## With what is captured\n\nWrites of 4,096 bytes.\n\n| `capture.bytes` " + head)
+    print(
+        "\n## By size of the captured content\n\nWrites of 4,096 bytes.\n\n| `capture.bytes` "
+        + head
+    )
     for capture in CAPTURES:
         config = {"capture": {"bytes": capture}}
         print(row(str(capture), [*start, str(writes // 5), "4096"], 1, **config), flush=True)

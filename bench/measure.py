@@ -27,6 +27,10 @@ from plot import bars
 
 from qmond.client import Client
 
+_ABOUT = """
+The peer is the same monitor as a bpftrace script, `bench/peer.bt`. Times are medians, losses and
+memory the worst of all rounds. CPU time and memory (PSS) are those of all processes of a watcher.
+"""
 STRACED = 20_000
 """Writes of the storm under strace, which takes a hundred times as long."""
 
@@ -92,7 +96,7 @@ def compare(title: str, command: list[str], rounds: int, straced: list[str]) -> 
             watched(watcher, straced if watcher == "strace" else command, result)
     bare = statistics.median(results["nobody"].times)
     print(f"\n## {title}\n")
-    print("| watched by | time | times as long | delivered | lost | CPU an event | memory |")
+    print("| watched by | time | slowdown | delivered | lost | CPU per event | memory |")
     print("|---|---|---|---|---|---|---|")
     ratios = {}
     for watcher, result in results.items():
@@ -107,7 +111,7 @@ def compare(title: str, command: list[str], rounds: int, straced: list[str]) -> 
             cells += [f"{statistics.median(each) * 1e6:.2f} µs", f"{max(result.memory) // 1024} MB"]
         else:
             cells += ["", "", "", ""]
-        note = f" (from {straced[-1]} writes)" if less else ""
+        note = f" (extrapolated from {straced[-1]} writes)" if less else ""
         print(f"| {watcher}{note} | {' | '.join(cells)} |", flush=True)
     del ratios["nobody"]
     return ratios
@@ -123,7 +127,7 @@ def large(storm: list[str]) -> None:
             settle(process.pid)
             grown = memory(process.pid) - before
         row = totals(folder)["WRITE"]
-    print("\n## 10,000,000 writes as fast as it can\n")
+    print("\n## 10,000,000 writes without a pause\n")
     print(
         f"{took:.1f} s; seen {row['seen']}, written {row['written']}, lost {row['lost']};", end=" "
     )
@@ -152,7 +156,7 @@ def receiving(path: Path, late: list[float]) -> Iterator[None]:
 
 def latency(guest: Path, seconds: int) -> None:
     """Print how long it takes from an event to a client, alone and beside one that never reads."""
-    print("\n## From event to client, at 1,000 events a second\n")
+    print("\n## Time from an event to a client, at 1,000 events per second\n")
     for beside in (False, True):
         late: list[float] = []
         with contextlib.ExitStack() as stack:
@@ -183,7 +187,7 @@ def idle(seconds: int) -> None:
         time.sleep(seconds)
         spent, woken = cpu(process.pid) - before, switches(process.pid) - woken
     print("\n## An idle host\n")
-    print(f"{spent / seconds * 100:.3f} % of a core, {woken / seconds:.1f} wake-ups a second.")
+    print(f"{spent / seconds * 100:.3f} % of a CPU, {woken / seconds:.1f} wake-ups per second.")
 
 
 def main() -> None:
@@ -193,17 +197,18 @@ def main() -> None:
     parser.add_argument("--writes", type=int, default=1_000_000, help="of the storm")
     parser.add_argument("--plot", type=Path, help="where to draw the times")
     options = parser.parse_args()
-    print("# Measurements\n\nMade by `make bench`, in one run:", end=" ")
+    print("# Measurements\n\nFrom one run of `make bench`:", end=" ")
     print(
         f"{model()}, {os.cpu_count()} CPUs, kernel {os.uname().release}; {options.rounds} rounds."
     )
+    print(_ABOUT, end="")
     ratios = {}
     with temporary() as folder:
         compiler = "aarch64-linux-gnu-gcc"
         guests = {name: build(name, compiler, folder) for name in ("storm", "mixed", "paced")}
         start = ["qemu-aarch64-static"]
         storm = [*start, str(guests["storm"])]
-        title = f"A guest that writes {options.writes:,} times as fast as it can"
+        title = f"{options.writes:,} writes without a pause"
         command = [*storm, str(options.writes)]
         ratios[title] = compare(title, command, options.rounds, [*storm, str(STRACED)])
         mixed = [*start, str(guests["mixed"]), "300"]

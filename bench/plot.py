@@ -29,6 +29,6 @@ def bars(groups: Mapping[str, Mapping[str, float]]) -> str:
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 70}" height="{y}" '
         'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>'
-        '<text x="10" y="18">times as long as unwatched (logarithmic)</text>'
+        '<text x="10" y="18">slowdown, unwatched = 1 (logarithmic)</text>'
     )
     return "\n".join([head, *rows, "</svg>\n"])

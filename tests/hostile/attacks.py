@@ -23,7 +23,6 @@ from typing import Self
 
 from attack import (
     FLOOD,
-    LIBRARIES,
     MEMBER,
     TAILS,
     attacking,
@@ -40,10 +39,26 @@ from qmond.client import Client
 
 _NUMBERS = 1_000_000
 _GUEST = ["setpriv", "--reuid=2000", "--regid=2000", "--clear-groups", "qemu-aarch64-static"]
-_COLUMNS = ("attack", "written", "lost", "told as lost", "slowest answer", "memory", "more")
+_COLUMNS = ("attack", "written", "lost", "counted as lost", "slowest answer", "memory", "growth")
 _LONG = "600"
 """Seconds that an attack would go on by itself."""
-_MASKED = {"a secret of 36 parts": "://a:b@" * 36, "a token": "token=abcd"}
+_MASKED = {"36 secrets": "://a:b@" * 36, "one secret": "token=abcd"}
+_LIBRARIES = {
+    "sparse": "3 GiB, sparse",
+    "tables": "65,280 symbol tables",
+    "nowhere": "malloc outside of its code",
+    "behind": "malloc behind its end",
+    "own": "a copy that another user owns",
+}
+_HEAD = """\
+# Attacks
+
+From one run of `make attacks`. In each row, an honest guest writes 1,000,000 lines, while another
+user attacks qmond without any privilege. `written` and `lost` are about the honest guest's lines.
+`counted as lost` is the number that qmond gives, with the attacker's own writes. `slowest answer`
+is the longest time that a client waited for `status`. `memory` is that of all the daemon's
+processes together (PSS), at most, and `growth` what that is more than before.
+"""
 _ENDLESS = "[1,2,3,4,5,6,7,8,9,10,11,12]"
 
 Attack = Callable[[Path, Qmond], AbstractContextManager[object]]
@@ -128,25 +143,28 @@ def _nothing(_folder: Path, _daemon: Qmond) -> Iterator[None]:
 
 
 ATTACKS: dict[str, Attack] = {
-    "none": _nothing,
+    "no attack": _nothing,
     **{
-        f"a guest writes {what}, in four threads": _program("writers", _LONG, text)
+        f"a guest writes {what} per call, in four threads": _program("writers", _LONG, text)
         for what, text in _MASKED.items()
     },
-    "a guest writes a byte, in four threads": _program("writers", _LONG),
-    "a guest writes vectors of 1,000 parts": _program("vectors", _LONG),
-    "a guest executes what is not there": _program("execfail", _LONG, "8"),
-    "a guest forks children that end": _program("forks", _LONG),
-    "a guest forks without end": _program("forker", _LONG),
-    "a guest executes from a second thread": _execs,
-    "a guest makes 32-bit calls": _forged,
-    "1,100 threads in calls that wait for a page": _late,
-    "programs start without end, each a tree": _trees,
-    "memory that never comes, by FUSE": _memory,
-    **{f"a library, {kind}": _library(kind) for kind in LIBRARIES},
-    "clients flood with requests": _clients(FLOOD),
-    "64 clients follow 1,024 processes each": _clients(TAILS),
-    "8 expressions without end": _endless,
+    "a guest writes single bytes, in four threads": _program("writers", _LONG),
+    "a guest calls writev with 1,000 parts, in four threads": _program("vectors", _LONG),
+    "a guest executes a file that does not exist": _program("execfail", _LONG, "8"),
+    "a guest forks children that end at once": _program("forks", _LONG),
+    "a guest forks without waiting for its children": _program("forker", _LONG),
+    "a guest calls execve in a second thread": _execs,
+    "a guest makes 32-bit system calls": _forged,
+    "1,100 threads wait in openat, each with its path on a page that is not in memory": _late,
+    "programs start without a pause, each a process tree of its own": _trees,
+    "a process has memory on a FUSE file system that does not answer": _memory,
+    **{
+        f"a guest maps a file libc.so.6: {about}": _library(kind)
+        for kind, about in _LIBRARIES.items()
+    },
+    "32 clients flood the socket with requests": _clients(FLOOD),
+    "64 clients tail 1,024 processes each": _clients(TAILS),
+    "8 clients filter by an expression that does not end": _endless,
 }
 
 
@@ -258,10 +276,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the file for the table, otherwise printed")
     options = parser.parse_args()
     lines = [
-        "# Attacks\n",
-        f"Made by `make attacks`: a guest that writes {_NUMBERS:,} lines, beside each attack of a",
-        "user without privilege. Memory: all the daemon's processes together (PSS). `told as lost`",
-        "counts the attacker's writes, too.\n",
+        _HEAD,
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
     ]

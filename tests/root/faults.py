@@ -26,9 +26,18 @@ from typing import Any
 from harness import Qmond, builder, start_qmond, wait_until
 
 _LINES = 60_000
+_HEAD = """\
+# Faults
+
+From one run of `make faults`, with a real daemon and real guests. Guests write numbered lines while
+the fault happens, so that each line can be searched in the log. `counted` is the number of lines in
+LOST events with stage `log`. `uncounted` lines are neither in the log nor counted. `twice` and
+`torn` are lines that are in the log twice, or incomplete. `recovers` says whether the daemon writes
+the log again after the fault.
+"""
 _COLUMNS = (
-    "fault", "written", "in the log", "counted", "uncounted", "twice", "torn", "goes on",
-    "what qmond said",
+    "fault", "written", "in the log", "counted", "uncounted", "twice", "torn", "recovers",
+    "messages of qmond",
 )  # fmt: skip
 
 
@@ -164,7 +173,7 @@ def disk(folder: Path, *, size: str = "8M") -> Iterator[Path]:
 
 
 def full(trial: Trial) -> Iterator[Row]:
-    """The disk is full (ENOSPC), then has room again."""
+    """The disk is full (ENOSPC), and has space again later."""
     with disk(trial.folder) as small:
         trial.start(small / "log")
         filler = small / "filler"
@@ -177,7 +186,7 @@ def full(trial: Trial) -> Iterator[Row]:
 
 
 def short(trial: Trial) -> Iterator[Row]:
-    """Less than `min_free` is left, and no old file to remove; then there is room again."""
+    """Less than `log.min_free` is left, with no old file to remove; later there is space."""
     with disk(trial.folder, size="64M") as small:
         trial.start(small / "log", min_free="32M")
         filler = small / "filler"
@@ -193,7 +202,7 @@ def short(trial: Trial) -> Iterator[Row]:
 
 
 def immutable(trial: Trial) -> Iterator[Row]:
-    """The file cannot be written any more (chattr +i), then it can."""
+    """The file becomes immutable (chattr +i), and writable again later."""
     with loop_device(trial.folder) as place:
         trial.start(place / "log")
         with trial.storm(3 * _LINES):
@@ -208,7 +217,7 @@ def immutable(trial: Trial) -> Iterator[Row]:
 
 
 def broken(trial: Trial) -> Iterator[Row]:
-    """Every third write of a storm stops half-way through a line with EIO (played)."""
+    """Every third write ends with EIO in the middle of a line (simulated)."""
     trial.start(trial.folder / "log", patch=HALF_A_LINE)
     with trial.storm():
         pass
@@ -248,7 +257,7 @@ def loop_device(folder: Path, size: str = "100M") -> Iterator[Path]:
 
 
 def killed(trial: Trial) -> Iterator[Row]:
-    """The daemon is killed (kill -9), again and again, at any moment, while files are rotated."""
+    """The daemon is killed (kill -9) again and again, at any moment, while files are rotated."""
     log = trial.folder / "log"
     trial.start(log, rotate=_SMALL)
     with trial.storm(trial.kills * 6000):
@@ -261,7 +270,7 @@ def killed(trial: Trial) -> Iterator[Row]:
 
 
 def rotated(trial: Trial) -> Iterator[Row]:
-    """A new file every 100 ms."""
+    """The log is rotated every 100 ms."""
     trial.start(trial.folder / "log")
     with trial.storm(2 * _LINES) as guest:
         while guest.poll() is None:
@@ -271,7 +280,7 @@ def rotated(trial: Trial) -> Iterator[Row]:
 
 
 def removed(trial: Trial) -> Iterator[Row]:
-    """The directory is removed, with what was in it."""
+    """The log directory is removed with its files."""
     log = trial.folder / "log"
     trial.start(log)
     with trial.storm():
@@ -285,7 +294,7 @@ def removed(trial: Trial) -> Iterator[Row]:
 
 
 def renamed(trial: Trial) -> Iterator[Row]:
-    """Another program renames the file, and tells by SIGUSR1."""
+    """Another program renames the file, and sends SIGUSR1."""
     log = trial.folder / "log"
     trial.start(log)
     with trial.storm() as guest:
@@ -300,7 +309,7 @@ def renamed(trial: Trial) -> Iterator[Row]:
 
 
 def stepped(trial: Trial) -> Iterator[Row]:
-    """The wall clock goes back an hour, and forth again, with a rotation at each."""
+    """The wall clock is set back an hour, then forward again, with a rotation each time."""
     trial.start(trial.folder / "log")
 
     def step(seconds: float) -> None:
@@ -356,9 +365,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the file for the table, otherwise printed")
     options = parser.parse_args()
     lines = [
-        "# Faults\n",
-        "Made by `make faults`: a real daemon, real guests, real faults. The guests wrote lines",
-        "with their numbers; `counted` are those that LOST tells with stage `log`.\n",
+        _HEAD,
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
     ]

@@ -33,7 +33,7 @@ LAST_ID = Path("/proc/sys/kernel/ns_last_pid")
 
 
 def killed(stage: Stage) -> Iterator[Row]:
-    """Guests that end by SIGKILL, by SIGSEGV and by SIGABRT."""
+    """Guests ended by SIGKILL, SIGSEGV and SIGABRT."""
     assert stage.daemon
     ends = []
     for scene in ("crash", "abort"):
@@ -49,16 +49,16 @@ def killed(stage: Stage) -> Iterator[Row]:
     yield Row("processes", "the launcher", numbers(pid for pid, _, _ in ends), found(events))
     yield Row("EXIT", "waitpid", numbers(ends), exits(events))
     kinds = numbers(signals(events).keys())
-    yield Row("kinds of SIGNAL_GENERATE", "waitpid", ones, kinds)
+    yield Row("SIGNAL_GENERATE, one per signal", "waitpid", ones, kinds)
     mine = [e for e in events if e.get("pid") == idle.pid]
-    yield Row("SIGNAL_GENERATE of SIGKILL", "the launcher", kill, signals(mine))
+    yield Row("SIGNAL_GENERATE, SIGKILL", "the launcher", kill, signals(mine))
     for scene, number in (("crash", signal.SIGSEGV), ("abort", signal.SIGABRT)):
         run = stage.straced(command[:2] + stage.scene(scene), ARM64, -number)
         yield Row(f"SIGNAL_GENERATE, {scene}", "strace", run.truth.signals, signals(run.events))
 
 
 def reused_ids(stage: Stage) -> Iterator[Row]:
-    """Guests of different architectures that have the same process ID, one after the other."""
+    """Guests of different architectures that use the same process ID one after the other."""
     assert stage.daemon
     pid = far_id()
     lives = {}
@@ -128,7 +128,7 @@ def reusing(pid: int, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def crowd(stage: Stage) -> Iterator[Row]:
-    """200 guests of three architectures at once, half of them by binfmt_misc."""
+    """200 guests of three architectures at a time, half of them through binfmt_misc."""
     assert stage.daemon
     guests: list[subprocess.Popen[bytes]] = []
     commands = []
@@ -157,7 +157,7 @@ def crowd(stage: Stage) -> Iterator[Row]:
 
 
 def already_running(stage: Stage) -> Iterator[Row]:
-    """Guests that ran before the daemon: with threads, with a child, without their first thread."""
+    """Guests that run before the daemon: with threads, with a child, with an ended main thread."""
     waits, scenes = str(stage.build("waits", "aarch64")), str(stage.build("scenes", "aarch64"))
     stage.register("aarch64")
     with ExitStack() as stack:
@@ -190,15 +190,15 @@ def already_running(stage: Stage) -> Iterator[Row]:
         (e["pid"], e["event"], e["fd"], e["buf"]) for e in events if e["event"] in {"READ", "WRITE"}
     )
     orders = [(pid, *what) for pid in obeyed * 3 for what in (("READ", 0, "f"), ("WRITE", 1, "."))]
-    yield Row("READ and WRITE afterwards", "the orders", numbers(orders), did)
+    yield Row("READ and WRITE afterwards", "the input of the guests", numbers(orders), did)
     forks = numbers(e["parent"] for e in events if e["event"] == "TRACK_FORK")
-    yield Row("TRACK_FORK afterwards", "the orders", numbers(obeyed * 3), forks)
+    yield Row("TRACK_FORK afterwards", "the input of the guests", numbers(obeyed * 3), forks)
     ends = [(pid, 0, None) for pid in obeyed] + [(pids["parent"], 6, None)]
     yield Row("EXIT", "waitpid", numbers(ends), exits(events))
 
 
 def switches(stage: Stage) -> Iterator[Row]:
-    """Context switches from each thread of a guest, between two moments when all of them sleep."""
+    """Context switches away from each thread of a guest, between two moments when all sleep."""
     assert stage.daemon
     with waiting(*stage.scene("pulse", 4)) as guest:
         before, began = at_rest(guest.pid)

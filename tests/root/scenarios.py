@@ -1,8 +1,8 @@
-"""Lives that are hard to follow, each held against what somebody else knows of it.
+"""Stress scenarios, in which qmond's events are compared with what strace or the kernel says.
 
     python tests/root/scenarios.py --runs 5 --out docs/scenarios.md
 
-A difference is how many entries of the truth and of what was seen have no partner in the other.
+`difference` is the number of entries that only the truth has, or only qmond.
 """
 
 from __future__ import annotations
@@ -72,9 +72,11 @@ def main() -> int:
     options = parser.parse_args()
     lines = [
         "# Scenarios\n",
-        f"Made by `make scenarios`: real guests, {options.runs} runs of each, a daemon each.",
-        "The sums of all runs; a difference is what the one has and the other has not.\n",
-        "| scenario | what | truth | source of the truth | seen | difference |",
+        f"From one run of `make scenarios`: real guests, {options.runs} runs of each scenario.",
+        "Each run has a daemon of its own. qmond's events are compared with the truth, for example",
+        "with the calls that strace saw. The figures are sums over all runs. `difference` counts",
+        "entries that only the truth has, or only qmond.\n",
+        "| scenario | events | truth | source of the truth | qmond | difference |",
         "|---|---|---|---|---|---|",
     ]
     wrong = 0

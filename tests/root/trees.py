@@ -45,17 +45,17 @@ exit 3
 
 
 def pipeline(stage: Stage) -> Iterator[Row]:
-    """A shell pipeline of Debian's busybox for arm64, by the interpreter's name."""
+    """A shell pipeline in Debian's busybox for arm64, started by the interpreter's name."""
     yield from compared(stage.straced([ARM64, str(BUSYBOX), "sh", "-c", SCRIPT], ARM64, 3), *ALL)
 
 
 def pipeline_arm(stage: Stage) -> Iterator[Row]:
-    """The same with Debian's busybox for armhf."""
+    """The same in Debian's busybox for armhf."""
     yield from compared(stage.straced([ARM, str(BUSYBOX_ARM), "sh", "-c", SCRIPT], ARM, 3), *ALL)
 
 
 def pipeline_binfmt(stage: Stage) -> Iterator[Row]:
-    """The same for arm64 by binfmt_misc, each applet executed anew."""
+    """The same for arm64 through binfmt_misc, with an execve for each applet."""
     stage.register("aarch64")
     script = SCRIPT
     for applet in ("seq", "sort", "head", "wc", "readlink", "cat", "nc"):
@@ -66,7 +66,7 @@ def pipeline_binfmt(stage: Stage) -> Iterator[Row]:
 
 
 def native_and_back(stage: Stage) -> Iterator[Row]:
-    """One process: guests of three architectures, and the host's shell in between."""
+    """One process that executes guests of three architectures and the host's shell in turn."""
     stage.register("arm")
     assert stage.daemon
     last = stage.scene("hold", 7, arch="riscv64")
@@ -94,9 +94,9 @@ def native_and_back(stage: Stage) -> Iterator[Row]:
     ]
     became = numbers(e["filename"] for e in events if e["event"] == "EXEC")
     yield Row("processes", "the launcher", numbers([guest.pid]), found(events))
-    yield Row("what it was when it wrote", "command and guest", numbers(truth), writes)
+    yield Row("WRITE: guest and architecture", "commands and output", numbers(truth), writes)
     programs = ["/bin/sh", str(BUSYBOX_ARM), "/bin/sh", RISCV64]
-    yield Row("EXEC", "the command", numbers(programs), became)
+    yield Row("EXEC", "the commands", numbers(programs), became)
     yield Row("EXIT", "waitpid", numbers([(guest.pid, 7, None)]), exits(events))
 
 
@@ -104,7 +104,7 @@ def native_and_back(stage: Stage) -> Iterator[Row]:
 
 
 def fork_bomb(stage: Stage) -> Iterator[Row]:
-    """5,000 children, 50 at once, that live for a millisecond."""
+    """5,000 children, 50 at a time, each of which lives for a millisecond."""
     assert stage.daemon
     with subprocess.Popen(stage.scene("bomb", 5000), stdout=subprocess.PIPE, text=True) as guest:
         out, _ = guest.communicate(timeout=120)
@@ -114,18 +114,18 @@ def fork_bomb(stage: Stage) -> Iterator[Row]:
     pids = numbers([guest.pid], (pid for pid, _ in told))
     ends = numbers([(guest.pid, 0, None)], ((pid, code, None) for pid, code in told))
     reaped = numbers(e["reaped_child"] for e in events if e["event"] == "WAIT4_EXITED")
-    yield Row("processes", "the guest's own account", pids, found(events))
-    yield Row("EXIT", "the guest's own account", ends, exits(events))
-    yield Row("WAIT4_EXITED", "the guest's own account", numbers(pid for pid, _ in told), reaped)
+    yield Row("processes", "the guest's output", pids, found(events))
+    yield Row("EXIT", "the guest's output", ends, exits(events))
+    yield Row("WAIT4_EXITED", "the guest's output", numbers(pid for pid, _ in told), reaped)
 
 
 def spawn(stage: Stage) -> Iterator[Row]:
-    """vfork, posix_spawn and system in a guest, which qemu-user makes forks of."""
+    """vfork, posix_spawn and system in a guest: qemu-user turns them into forks."""
     yield from compared(stage.straced(stage.scene("spawn", "/bin/true"), ARM64))
 
 
 def spawn_native(stage: Stage) -> Iterator[Row]:
-    """The same in a native program that a guest became: the child borrows its parent's memory."""
+    """The same in a native program that a guest executed: vfork shares the memory of the parent."""
     program = str(stage.build("scenes", "native"))
     run = stage.straced([ARM64, str(BUSYBOX), "env", program, "spawn", "/bin/true"], ARM64)
     assert run.truth.borrowers >= 4
@@ -133,7 +133,7 @@ def spawn_native(stage: Stage) -> Iterator[Row]:
 
 
 def threads(stage: Stage) -> Iterator[Row]:
-    """8 threads that each write 50 times: none of them is a child."""
+    """8 threads that write 50 times each: none of them counts as a child."""
     assert stage.daemon
     with subprocess.Popen(stage.scene("threads", 8, 50), stdout=subprocess.PIPE) as guest:
         out, _ = guest.communicate(timeout=60)
@@ -142,18 +142,18 @@ def threads(stage: Stage) -> Iterator[Row]:
     truth = numbers((int(line), line.decode() + "\n") for line in out.splitlines())
     assert sorted(truth.values()) == [50] * 8
     yield Row("processes", "the launcher", numbers([guest.pid]), found(events))
-    yield Row("WRITE by thread", "the guest's own account", truth, writes)
+    yield Row("WRITE by thread", "the guest's output", truth, writes)
 
 
 def daemonising(stage: Stage) -> Iterator[Row]:
-    """A double fork: the grandchild outlives all who made it."""
+    """A double fork: the grandchild outlives its parent and grandparent."""
     run = stage.straced(stage.scene("daemon"), ARM64)
     yield from compared(run)
     (wrote,) = (at for at, e in enumerate(run.events) if e["event"] == "WRITE")
     last = run.events[wrote]["pid"]
     before = numbers(e["pid"] for e in run.events[:wrote] if e["event"] == "EXIT")
     others = numbers(run.truth.processes - {int(run.events[wrote]["buf"])})
-    yield Row("ended before the last one wrote", "the guest's own account", others, before)
+    yield Row("EXIT before the WRITE of the grandchild", "the guest's output", others, before)
     assert last not in others
 
 
@@ -175,18 +175,18 @@ FORKS = ["/bin/qemu-a64", "/bin/busybox", "sh", "-c", "(echo a; exit 4); (exit 5
 
 
 def chroot(stage: Stage) -> Iterator[Row]:
-    """A guest in a chroot, where it forks."""
+    """A guest in a chroot that forks."""
     yield from compared(stage.straced(["chroot", str(root_of(stage)), *FORKS], FORKS[0], 5))
 
 
 def chroot_binfmt(stage: Stage) -> Iterator[Row]:
-    """The same by binfmt_misc, whose interpreter is outside."""
+    """The same through binfmt_misc, with the interpreter outside of the chroot."""
     stage.register("aarch64")
     yield from compared(stage.straced(["chroot", str(root_of(stage)), *FORKS[1:]], FORKS[1], 5))
 
 
 def namespaces(stage: Stage) -> Iterator[Row]:
-    """The same in a mount and pid namespace of its own: IDs are the host's."""
+    """The same in its own mount and pid namespace: events have the host's process IDs."""
     unshare = ["unshare", "--mount", "--pid", "--fork", "chroot", str(root_of(stage))]
     yield from compared(stage.straced([*unshare, *FORKS], FORKS[0], 5))
     with waiting(*unshare, FORKS[0], "/bin/waits") as outside:
@@ -201,4 +201,4 @@ def namespaces(stage: Stage) -> Iterator[Row]:
     orders = numbers(e["pid"] for e in events if (e["event"], e.get("buf")) == ("READ", "f"))
     truth = numbers([(host, "/bin/waits")])
     yield Row("TRACK_ADOPT", "NSpid of /proc/PID/status", truth, adopted)
-    yield Row("READ of orders", "NSpid of /proc/PID/status", numbers([host, host]), orders)
+    yield Row("READ afterwards", "NSpid of /proc/PID/status", numbers([host, host]), orders)
