@@ -81,9 +81,9 @@ def parser() -> argparse.ArgumentParser:
     """Return what takes qmonctl's arguments apart."""
     whole = argparse.ArgumentParser(
         prog="qmonctl",
-        description="Ask the qmond daemon what qemu-user processes do.",
-        epilog="Exit status: 0, 1 where the daemon is not there or refuses, 2 on wrong arguments; "
-        "record has the command's.",
+        description="Ask the qmond daemon what programs under qemu-user do.",
+        epilog="Exit status: 0; 1 if the daemon does not run or refuses, or a file cannot be read; "
+        "2 for wrong arguments. record has the exit status of its command.",
     )
     whole.add_argument(
         "--socket",

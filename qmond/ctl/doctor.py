@@ -1,9 +1,9 @@
-"""Look whether all is there that qmond needs, and say what to do where it is not.
+"""Check the host for everything that qmond needs, and say what to do if something is missing.
 
 qmonctl doctor                  a line for each check
 qmonctl doctor --json | jq '.[] | select(.state!="ok")'
 
-Exit status: 0, or 1 where a check failed; warnings are no failure.
+Exit status: 0, or 1 if a check failed. A warning is not a failure.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("--json", action="store_true", help="the findings, for programs")
+    parser.add_argument("--json", action="store_true", help="the results, for programs")
 
 
 def run(options: argparse.Namespace) -> int:

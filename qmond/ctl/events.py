@@ -1,7 +1,7 @@
-"""Print the events that there are, and their keys.
+"""Print all events, and their keys.
 
-qmonctl events                  names, and when each comes
-qmonctl events READ EXIT        the keys of some
+qmonctl events                  names, and what each is about
+qmonctl events READ EXIT        the keys of these events
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="events whose keys are shown")
-    parser.add_argument("--json", action="store_true", help="the whole table, as the socket has it")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="print the keys of this event")
+    parser.add_argument(
+        "--json", action="store_true", help="all events with their keys, as on the socket"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,14 +1,14 @@
-"""Turn events into what other programs read: a trace for Perfetto or Chrome, or CSV.
+"""Convert events for other programs: to a trace for Perfetto or Chrome, or to CSV.
 
 qmonctl export --format perfetto -o run.pftrace qmond-record-20261123T083452
 qmonctl export --format csv /var/log/qmond/events.jsonl | head
 qmonctl tail --no-follow --since 5m | qmonctl export --format perfetto -o now.pftrace -
 
-Files may be logs (.gz and .zst, too), a folder of them, what `qmonctl record` wrote, or - for
-standard input; without any it is the daemon's log. A trace opens in Perfetto's UI. In CSV a text
-that a spreadsheet would take for a formula has an apostrophe in front, and control characters
-are escaped, unless --exact is given.
-Lines that are no events, and events and keys of a later version, are told on standard error.
+FILE is a log (also .gz and .zst), a folder of logs, what `qmonctl record` wrote, or - for standard
+input. The default is the daemon's log. Open a trace at ui.perfetto.dev. In CSV, text that a
+spreadsheet would take for a formula gets an apostrophe in front, and control characters are
+escaped, unless --exact is given. Lines that are no events, and events and keys of a later version,
+are reported on standard error.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("--format", choices=("perfetto", "chrome", "csv"), required=True)
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="instead of standard output"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to this file, not to standard output",
     )
     parser.add_argument(
         "--exact",
         action="store_true",
-        help="CSV for programs: no apostrophe before formulas, control characters as they are",
+        help="CSV for programs: no apostrophe before formulas, control characters unchanged",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", default=[DEFAULT_LOG])
 

@@ -1,4 +1,4 @@
-"""Print how much the daemon says of itself, after changing that where a level is given."""
+"""Print the least level of the daemon's own messages, or change it."""
 
 from __future__ import annotations
 

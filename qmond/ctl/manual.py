@@ -25,7 +25,7 @@ def page() -> str:
         [
             f'.TH QMONCTL 1 "" "qmond {__version__}" "User Commands"',
             ".SH NAME",
-            r"qmonctl \- ask the qmond daemon what qemu-user processes do",
+            r"qmonctl \- ask the qmond daemon what programs under qemu-user do",
             ".SH SYNOPSIS",
             r".B qmonctl",
             r"[\-\-socket PATH] VERB [OPTIONS]",

@@ -1,8 +1,8 @@
-"""List the processes under watch.
+"""List the watched processes.
 
-For each: its guest's architecture, how it was started (direct, binfmt, or nested: by another one
-under watch), its age, its events in the last second and in all, whether its malloc and free are
-counted, and what it runs.
+For each: the guest's architecture; how it was started (direct, binfmt, or nested: by another
+watched process); its age; its events in the last second and in all; whether malloc and free are
+counted; what it runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RIGHT = (0, 1, 2, 5, 6, 7)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("--json", action="store_true", help="the daemon's answer as it is")
+    parser.add_argument("--json", action="store_true", help="the daemon's answer, unchanged")
 
 
 def run(options: argparse.Namespace) -> int:

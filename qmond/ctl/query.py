@@ -1,7 +1,7 @@
-"""Ask the logs in SQL: the table `events` has a column for each key of docs/events.md.
+"""Query the logs in SQL: the table `events` has a column for each key of docs/events.md.
 
-The files that are opened most, the bytes by process and descriptor, what is executed, who connects
-where, and where time passes:
+The most opened files, the bytes by process and descriptor, the executed programs, the connections,
+and the longest gaps between events of a thread:
 
 qmonctl query "SELECT file, count(*) AS n FROM events WHERE file IS NOT NULL
                GROUP BY file ORDER BY n DESC LIMIT 20"
@@ -13,10 +13,10 @@ qmonctl query "SELECT guest, addr, count(*) AS n FROM events WHERE event = 'CONN
 qmonctl query "SELECT ts - lag(ts) OVER (PARTITION BY tid ORDER BY seq) AS gap, seq, pid, event
                FROM events WHERE tid IS NOT NULL ORDER BY gap DESC NULLS LAST LIMIT 20"
 
-A key that a line does not have is NULL; `event` has the type of every line, the statistics' too.
---tables tells the columns. Files are as for `qmonctl export`; without any it is the daemon's log.
-The SQL is DuckDB's, one SELECT. It sees this table and nothing else: no file, no network; what it
-has no memory for, beyond 2 GiB, goes to $TMPDIR. It needs DuckDB: pip install 'qmond[query]'.
+A key that a line does not have is NULL. `event` has the type of every line, also of the statistics.
+--tables lists the columns. FILE is as for `qmonctl export`. The SQL is DuckDB's: one SELECT, which
+sees this table and nothing else, neither files nor the network. What exceeds 2 GiB of memory goes
+to $TMPDIR. DuckDB must be installed: pip install 'qmond[query]'.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="rows as CSV, guarded as by export")
-    form.add_argument("--json", action="store_true", help="rows as lines of JSON")
-    form.add_argument("--tables", action="store_true", help="tell the columns, and ask nothing")
+    form.add_argument(
+        "--csv", action="store_true", help="print CSV, with formulas escaped as by export"
+    )
+    form.add_argument("--json", action="store_true", help="print lines of JSON")
+    form.add_argument("--tables", action="store_true", help="list the columns")
     parser.add_argument("sql", nargs="?", metavar="SQL")
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", default=[DEFAULT_LOG])
 

@@ -1,15 +1,15 @@
-"""Run a command under watch, and write down all that it and its descendants did.
+"""Run a command, and record what it and all its descendants do.
 
 qmonctl record -- ./firmware-test               into qmond-record-20261123T083452/
 qmonctl record -o run1 -- sh -c 'make check'
 qmonctl record -o run1.tar.gz --event EXEC,CONNECT -- qemu-arm-static ./sample
 
-It writes events.jsonl (every line of the command's process tree, and no other), summary.json (the
-command, how it ended, counts, and whether the record is complete, or why not), tree.txt, files.txt
-and sockets.txt: docs/record.md. Only their owner may read them.
+The record has events.jsonl (the lines of the command's process tree), summary.json (the command,
+its exit status, counts, and whether the record is complete), tree.txt, files.txt and sockets.txt:
+see docs/record.md. Only the owner can read it.
 
-Exit status: the command's; 128 and the signal's number where one ended it; 127 where there is no
-such command, 126 where it cannot be executed, 125 where qmonctl failed.
+Exit status: that of the command; 128 plus the signal's number if a signal ended it; 127 if there is
+no such command, 126 if it cannot be executed, 125 if qmonctl failed.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR|FILE.tar.gz",
-        help="a folder or an archive that is not there yet",
+        help="a folder or an archive, which must not exist",
     )
     parser.add_argument(
         "--event",
         action="append",
         metavar="NAME",
-        help="only events of this type into events.jsonl; a list, or repeated",
+        help="write only this event to events.jsonl; a list, or several times",
     )
-    parser.add_argument("command", nargs="+", metavar="CMD", help="after --, with its arguments")
+    parser.add_argument(
+        "command", nargs="+", metavar="CMD", help="the command and its arguments, after --"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Have the daemon read its configuration anew; where that has a fault, the old one stays."""
+"""Make the daemon read its configuration again. If it has a fault, the old one stays in force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Have the daemon begin a new log file, and print what the old one is called now."""
+"""Make the daemon begin a new log file, and print the path of the completed one."""
 
 from __future__ import annotations
 

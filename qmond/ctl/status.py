@@ -1,4 +1,4 @@
-"""Say how the daemon is, and what became of every event.
+"""Print the state of the daemon, and the counters of every event.
 
 For each type: seen in the kernel = written + lost + suppressed.
 """
@@ -17,7 +17,7 @@ __all__ = ["add_arguments", "render", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("--json", action="store_true", help="the daemon's answer as it is")
+    parser.add_argument("--json", action="store_true", help="the daemon's answer, unchanged")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,15 +1,16 @@
-"""Print events as they happen, or as they were: for people on a terminal, as JSON in a pipe.
+"""Print events, as they happen or from the log.
 
 qmonctl tail                                   everything, from now on
 qmonctl tail --event READ,WRITE                content that guests read and wrote
 qmonctl tail --not-event SCHED_SWITCH --last 20
-qmonctl tail --tree 4711 --strace              a process and its descendants, in strace's manner
+qmonctl tail --tree 4711 --strace              a process and its descendants, as strace prints
 qmonctl tail --since 5m --no-follow --guest '*/busybox'
 qmonctl tail --where 'fd == 0 && buf.contains("passwd")'
-qmonctl tail --follow=retry | shipper          goes on where it was, when the daemon is back
+qmonctl tail --follow=retry | shipper          continues after a restart of the daemon
 qmonctl tail | jq 'select(.arch=="arm")'
 
-An expression is CEL over a line's keys: docs/events.md, `qmonctl events`.
+On a terminal, a line is shortened for people. In a pipe, it is JSON, as in the log. --where takes a
+CEL expression over the keys of a line: see docs/events.md, or `qmonctl events`.
 """
 
 from __future__ import annotations
@@ -41,36 +42,58 @@ _PAUSE: Final = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     which = parser.add_argument_group("which events")
-    for option, meaning in (("--event", "only"), ("--not-event", "all but")):
+    for option, meaning in (("--event", "only"), ("--not-event", "all except")):
         which.add_argument(
-            option, action="append", metavar="NAME", help=f"{meaning} these; a list, or repeated"
+            option,
+            action="append",
+            metavar="NAME",
+            help=f"{meaning} these; a list, or several times",
         )
     which.add_argument(
-        "--pid", action="append", type=int, metavar="PID", help="only this process; may be repeated"
+        "--pid",
+        action="append",
+        type=int,
+        metavar="PID",
+        help="only this process; may be given several times",
     )
     which.add_argument("--tree", type=int, metavar="PID", help="a process and all its descendants")
-    which.add_argument("--arch", action="append", metavar="NAME", help="only such guests")
-    which.add_argument("--guest", metavar="GLOB", help="only guests whose path matches")
-    which.add_argument("--where", metavar="CEL", help="only lines of which this is true")
+    which.add_argument(
+        "--arch", action="append", metavar="NAME", help="only guests of this architecture"
+    )
+    which.add_argument("--guest", metavar="GLOB", help="only guests with such a path")
+    which.add_argument("--where", metavar="CEL", help="only lines for which this is true")
     when = parser.add_argument_group("when").add_mutually_exclusive_group()
-    when.add_argument("--last", type=_count, metavar="COUNT", help="begin so many events ago")
-    when.add_argument("--since", metavar="WHEN", help="begin at 2026-11-23T08:30:00Z, or 5m ago")
     when.add_argument(
-        "--from-seq", type=int, metavar="SEQ", help="begin at the line of this number"
+        "--last", type=_count, metavar="COUNT", help="begin with the last so many events"
+    )
+    when.add_argument(
+        "--since",
+        metavar="WHEN",
+        help="begin at a time: 2026-11-23T08:30:00Z, or 5m for 5 minutes ago",
+    )
+    when.add_argument(
+        "--from-seq", type=int, metavar="SEQ", help="begin with the line of this number"
     )
     parser.add_argument("-n", type=_count, metavar="COUNT", help="end after so many events")
     end = parser.add_mutually_exclusive_group()
-    end.add_argument("--no-follow", action="store_true", help="end at the present")
+    end.add_argument(
+        "--no-follow", action="store_true", help="end when all past events are printed"
+    )
     end.add_argument(
         "--follow",
         choices=("once", "retry"),
         default="once",
-        help="whether to come back when the daemon goes away, and miss nothing (default: once)",
+        help="retry: reconnect when the daemon restarts, and miss nothing (default: once)",
     )
     form = parser.add_argument_group("how they look")
-    form.add_argument("--json", action="store_true", help="lines of JSON, as in a pipe")
-    form.add_argument("--strace", action="store_true", help="lines in strace's manner")
-    form.add_argument("--fields", action="append", metavar="KEYS", help="only these keys; a list")
+    form.add_argument("--json", action="store_true", help="JSON, as in a pipe")
+    form.add_argument("--strace", action="store_true", help="as strace prints calls")
+    form.add_argument(
+        "--fields",
+        action="append",
+        metavar="KEYS",
+        help="only these keys; a list, or several times",
+    )
     form.add_argument("--color", choices=("auto", "always", "never"), default="auto")
 
 

@@ -1,6 +1,6 @@
-"""Show the processes under watch as they are, live: who makes how many events, of which types.
+"""Show the watched processes live: how many events each makes, and of which types.
 
-Keys: s the next column to sort by, r the other way round, p pause, q quit.
+Keys: s sort by the next column, r reverse, p pause, q quit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("--sort", choices=COLUMNS, default="EV/S", help="(default: %(default)s)")
+    parser.add_argument(
+        "--sort",
+        choices=COLUMNS,
+        default="EV/S",
+        help="the column to sort by (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""Draw the processes under watch below those that started them.
+"""Print the watched processes as a tree.
 
-In brackets stand those that are not under watch: their shells, and who has ended since.
+Processes in brackets are not watched: shells, for example, and processes that have ended.
 """
 
 from __future__ import annotations
