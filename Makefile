@@ -31,6 +31,7 @@ faults:
 generate:
 	script/setup run
 	.venv/bin/python -m qmond.events.schema page >docs/events.md
+	.venv/bin/python -m qmond.events.schema page docs/events.zh-CN.yaml >docs/events.zh-CN.md
 	.venv/bin/python -m qmond.events.schema schema >docs/events.schema.json
 	.venv/bin/python -m qmond.ctl.manual >docs/man/qmonctl.1
 	.venv/bin/python -m qmond.ctl.manual etc/qmon.yaml >docs/man/qmon.yaml.5

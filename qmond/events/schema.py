@@ -1,19 +1,22 @@
 """What is made from the table for readers: the JSON Schema, and the reference page.
 
-`python -m qmond.events.schema schema` and `… page` print them; `make generate` puts them in docs/.
+`python -m qmond.events.schema schema` and `… page` print them; `… page FILE` prints the page as a
+file translates it. `make generate` puts them in docs/.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from qmond.events.fields import Event, Field, Form
 from qmond.events.table import COMMON, PUBLIC, SCHEMA_VERSION
 from qmond.events.words import ALLOCATIONS, LAUNCHES
 
-__all__ = ["common", "page", "schema", "table"]
+__all__ = ["common", "page", "schema", "table", "translation"]
 
 _INTEGER: Final = {"type": "integer"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
@@ -130,6 +133,9 @@ def _shape(field: Field) -> dict[str, Any]:
 
 # ---- the page --------------------------------------------------------------------------------
 
+Say = Callable[[str], str]
+"""Gives a text of the page in the reader's language."""
+
 _HEAD: Final = """\
 # Events
 
@@ -143,51 +149,71 @@ and `pid` -1. Keys marked **+** are qmond's additions to the original interface:
 leaves them out.
 
 At the end of each line stand, with `fields: full`, these, the last ones where they apply:
-
 """
 
 
-def page() -> str:
-    """Return the reference page, in Markdown."""
-    parts = [_HEAD, _table(COMMON)]
+def page(say: Say = str) -> str:
+    """Return the reference page, in Markdown; `say` translates each of its texts."""
+    parts = [say(_HEAD), "\n", _table(COMMON, say)]
     for own, title in ((False, "The original's events"), (True, "qmond's own events")):
-        parts.append(f"\n## {title}\n")
-        parts += [_section(event) for event in PUBLIC if event.own is own]
-    for key, words in (("launch", LAUNCHES), ("allocations", ALLOCATIONS)):
-        parts.append(f"\n## The words of `{key}`\n\n| word | meaning |\n|---|---|\n")
-        parts += [f"| `{word}` | {meaning} |\n" for word, meaning in words.items()]
+        parts.append(f"\n## {say(title)}\n")
+        parts += [_section(event, say) for event in PUBLIC if event.own is own]
+    for title, words in (
+        ("The words of `launch`", LAUNCHES),
+        ("The words of `allocations`", ALLOCATIONS),
+    ):
+        head = f"| {say('word')} | {say('meaning')} |"
+        parts.append(f"\n## {say(title)}\n\n{head}\n|---|---|\n")
+        parts += [f"| `{word}` | {say(meaning)} |\n" for word, meaning in words.items()]
     return "".join(parts)
 
 
-def _section(event: Event) -> str:
-    about = (
-        f"\n### {event.name}\n\n{event.when[0].upper()}{event.when[1:]}.\nFrom: {event.source}.\n\n"
+def _section(event: Event, say: Say) -> str:
+    when = say(f"{event.when[0].upper()}{event.when[1:]}.")
+    about = f"\n### {event.name}\n\n{when}\n{say(f'From: {event.source}.')}\n\n"
+    return about + (
+        _table(event.fields, say) if event.fields else f"{say('No keys of its own.')}\n"
     )
-    return about + (_table(event.fields) if event.fields else "No keys of its own.\n")
 
 
-def _table(fields: tuple[Field, ...]) -> str:
-    rows = [
-        f"| `{field.key}`{' **+**' if field.added else ''} "
-        f"| {_type(field)} | {field.unit} | {field.meaning} |\n"
-        for field in fields
-    ]
-    return "| key | type | unit | meaning |\n|---|---|---|---|\n" + "".join(rows)
+def _table(fields: tuple[Field, ...], say: Say) -> str:
+    rows = []
+    for field in fields:
+        key = f"`{field.key}`{' **+**' if field.added else ''}"
+        unit = say(field.unit) if field.unit else ""
+        rows.append(f"| {key} | {_type(field, say)} | {unit} | {say(field.meaning)} |\n")
+    head = " | ".join(say(title) for title in ("key", "type", "unit", "meaning"))
+    return f"| {head} |\n|---|---|---|---|\n" + "".join(rows)
 
 
-def _type(field: Field) -> str:
+def _type(field: Field, say: Say) -> str:
     shape = _shape(field)
-    if "enum" in shape:
-        return " or ".join(json.dumps(value) for value in shape["enum"])
     if "const" in shape:
         return json.dumps(shape["const"])
-    kind = shape["type"]
-    return kind if isinstance(kind, str) else " or ".join(kind)
+    kind = shape.get("type", "")
+    kinds = [kind] if isinstance(kind, str) else kind
+    words = [json.dumps(value) for value in shape["enum"]] if "enum" in shape else kinds
+    return f" {say('or')} ".join(words)
+
+
+def translation(file: Path) -> dict[str, str]:
+    """Return the texts of a file like docs/events.zh-CN.yaml, by the English ones."""
+    import yaml  # noqa: PLC0415 - the daemon needs no translation
+
+    entries = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return {entry["en"]: entry["translated"] for entry in entries}
 
 
 def main(arguments: list[str]) -> None:
-    """Print the one or the other."""
-    sys.stdout.write(page() if arguments == ["page"] else json.dumps(schema(), indent=1) + "\n")
+    """Print the schema, or the page: in English, or as a file translates it."""
+    match arguments:
+        case ["page"]:
+            sys.stdout.write(page())
+        case ["page", file]:
+            texts = translation(Path(file))
+            sys.stdout.write(page(lambda text: texts.get(text, text)))
+        case _:
+            sys.stdout.write(json.dumps(schema(), indent=1) + "\n")
 
 
 def table() -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The table against itself, and against all that is made from it."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_the_reference_page_and_the_schema_are_those_of_the_table() -> None:
     assert (DOCS / "events.md").read_text() == schema.page(), "run `make generate`"
     found = json.loads((DOCS / "events.schema.json").read_text())
     assert found == schema.schema(), "run `make generate`"
+
+
+def test_every_text_of_the_page_is_translated() -> None:
+    """By its English words: where these change, the translation has no text, and is looked at."""
+    english: dict[str, str] = {}
+    schema.page(lambda text: english.setdefault(text, text))
+    texts = schema.translation(DOCS / "events.zh-CN.yaml")
+    assert english.keys() - texts.keys() == set(), "translate these in docs/events.zh-CN.yaml"
+    assert texts.keys() - english.keys() == set(), "no longer on the page: docs/events.zh-CN.yaml"
+    untranslated = [text for text, said in texts.items() if not re.search("[\u4e00-\u9fff]", said)]
+    assert untranslated == []
+
+
+def test_the_chinese_page_is_that_of_the_table() -> None:
+    texts = schema.translation(DOCS / "events.zh-CN.yaml")
+    page = (DOCS / "events.zh-CN.md").read_text()
+    assert page == schema.page(texts.__getitem__), "run `make generate`"
 
 
 @pytest.mark.parametrize("host", calls.HOSTS)
