@@ -1,1 +1,1 @@
-"""What is said to systemd: journald's messages, and descriptors in its store."""
+"""systemd's interfaces: messages to journald, and the descriptor store."""

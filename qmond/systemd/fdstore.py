@@ -1,6 +1,6 @@
-"""systemd's descriptor store: what is put there outlives the daemon.
+"""systemd's descriptor store, which keeps file descriptors while the daemon restarts.
 
-The protocol: sd_pid_notify_with_fds(3) for what goes in, sd_listen_fds(3) for what comes back.
+The protocol is that of sd_pid_notify_with_fds(3) to store, and of sd_listen_fds(3) to get back.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ _FIRST: Final = 3  # SD_LISTEN_FDS_START
 
 
 def keep(descriptors: Mapping[str, int]) -> bool:
-    """Put descriptors into the store, by names without colons; false where there is none."""
+    """Store descriptors by name, without colons; returns false if there is no store."""
     return all(
         _notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", fd) for name, fd in descriptors.items()
     )
 
 
 def forget(names: Iterable[str]) -> None:
-    """Take descriptors out of the store."""
+    """Remove descriptors from the store."""
     for name in names:
         _notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
 def take() -> dict[str, int]:
-    """Return what the store, or a socket unit, handed to this process; none a second time.
+    """Return the descriptors that the store or a socket unit passed to this process, by name.
 
-    They are the caller's. Where a name comes twice, the later one counts, and the other is closed.
+    The caller owns them. A second call returns none. If a name comes twice, the first descriptor
+    is closed.
     """
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")

@@ -1,7 +1,7 @@
-"""journald's native protocol: a message's fields as one datagram.
+"""journald's native protocol: one datagram has the fields of a message.
 
-https://systemd.io/JOURNAL_NATIVE_PROTOCOL; unlike libsystemd's sd_journal_send(3), nothing here
-ever waits: where journald hangs, a few messages are kept for later, and the rest is counted.
+See https://systemd.io/JOURNAL_NATIVE_PROTOCOL. Unlike libsystemd's sd_journal_send(3), nothing here
+waits. While journald hangs, some messages are kept for later, and the others are counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ADDRESS", "Field", "Journald", "encode"]
 ADDRESS: Final = "/run/systemd/journal/socket"
 
 _KEPT: Final = 256
-"""Messages that wait at most."""
+"""The most messages that are kept while journald hangs."""
 _TOO_LARGE: Final = {errno.EMSGSIZE, errno.ENOBUFS}
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -28,7 +28,7 @@ Field = tuple[str, object]
 
 
 def encode(fields: Iterable[Field]) -> bytes:
-    """Return a message; a value with a newline is told with its length, so it can forge nothing."""
+    """Return a message. A value with a newline has its length in front: it cannot forge a field."""
     parts = []
     for name, value in fields:
         text = value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
@@ -40,18 +40,18 @@ def encode(fields: Iterable[Field]) -> bytes:
 
 
 class Journald:
-    """The way to journald."""
+    """The socket to journald, and messages that wait for it."""
 
     def __init__(self, address: str = ADDRESS) -> None:
         self.lost = 0
-        """Messages that journald did not take, and that were too many to keep."""
+        """Messages that were dropped, because too many were waiting for journald."""
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(0)
         self._kept: collections.deque[bytes] = collections.deque()
 
     def send(self, fields: Iterable[Field]) -> None:
-        """Send a message, now or soon. Raises OSError where there is no journald."""
+        """Send a message, or keep it for the next flush. Raises OSError if there is no journald."""
         message = encode(fields)
         try:
             self.flush()
@@ -66,16 +66,16 @@ class Journald:
             self.lost += 1
 
     def flush(self) -> None:
-        """Send what had to wait, as far as journald takes it. Raises OSError."""
+        """Send the kept messages, until journald has no more room. Raises OSError."""
         while self._kept and self._try(self._kept[0]):
             self._kept.popleft()
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._socket.close()
 
     def _try(self, message: bytes) -> bool:
-        """Send a message; says whether journald had room for it. Raises OSError."""
+        """Send a message; returns false if journald has no room now. Raises OSError."""
         try:
             self._socket.sendto(message, self._address)
         except BlockingIOError:
@@ -87,7 +87,7 @@ class Journald:
         return True
 
     def _try_as_file(self, message: bytes) -> bool:
-        """Send a message that is too large for a datagram, as a file in memory that is sealed."""
+        """Send a message that is too large for a datagram, in a sealed memfd."""
         fd = os.memfd_create("qmond-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         with open(fd, "wb", buffering=0) as file:
             file.write(message)

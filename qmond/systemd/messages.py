@@ -1,7 +1,7 @@
-"""What the daemon says of itself: to journald, with fields, where systemd runs it; else to stderr.
+"""The daemon's own messages: to journald with fields under systemd, otherwise to stderr.
 
-Each kind of message that somebody may wait for has an ID that never changes; docs/monitoring.md
-and packaging/systemd/qmond.catalog tell what to do about each.
+Each kind of message that a program may wait for has a MESSAGE_ID that never changes.
+docs/monitoring.md lists them, and packaging/systemd/qmond.catalog says what to do about each.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PRIORITIES: Final = {
     logging.INFO: 6,
     logging.DEBUG: 7,
 }
-"""Levels as syslog(3) has them."""
+"""The priorities of syslog(3), by logging level."""
 _NAME: Final = "qmond"
 
 
 class MessageId(StrEnum):
-    """The kinds of message, as MESSAGE_ID has them; an ID stays for ever."""
+    """The kinds of message, by MESSAGE_ID. An ID never changes."""
 
     START = "1cf66ba06d56463292ce70a156cc1069"
     STOP = "576f7862e38a4ce9b733bd25602b396a"
@@ -47,9 +47,9 @@ class MessageId(StrEnum):
 
 
 def about(kind: MessageId, **fields: object) -> dict[str, Any]:
-    """Return `extra` for a logging call: its kind, and fields that are QMOND_… in the journal.
+    """Return `extra` for a logging call: the kind, and fields, which are QMOND_… in the journal.
 
-    A list is a field that is there several times.
+    A field whose value is a list is sent once for each item.
     """
     return {"journal": [("MESSAGE_ID", kind), *_named(fields)]}
 
@@ -61,9 +61,9 @@ def _named(fields: Mapping[str, object]) -> Iterable[Field]:
 
 
 class JournalHandler(logging.Handler):
-    """Sends what is logged to journald; where that is not there, to stderr as sd-daemon(3) has it.
+    """Sends log records to journald, or to stderr with sd-daemon(3)'s levels if there is none.
 
-    Stderr is the journal's, too, and the text of one line must not give another its level.
+    Each line on stderr gets its own level, so that a newline in a message cannot forge one.
     """
 
     def __init__(self, journald: Journald) -> None:
@@ -90,11 +90,11 @@ class JournalHandler(logging.Handler):
             except OSError:
                 sys.stderr.writelines(f"<{priority}>{line}\n" for line in text.splitlines())
                 sys.stderr.flush()
-        except Exception:  # noqa: BLE001 - as logging has it: a message harms nobody
+        except Exception:  # noqa: BLE001 - as logging's own handlers: a message must not end the daemon
             self.handleError(record)
 
     def flush(self) -> None:
-        """Send what had to wait."""
+        """Send the messages that wait for journald."""
         self.acquire()
         try:
             with contextlib.suppress(OSError):
@@ -103,7 +103,7 @@ class JournalHandler(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Give the way to journald back."""
+        """Close the socket to journald."""
         self._journald.close()
         super().close()
 
@@ -113,7 +113,7 @@ def _priority(level: int) -> int:
 
 
 def is_in_journal() -> bool:
-    """Whether stderr is connected to the journal, as $JOURNAL_STREAM says: see systemd.exec(5)."""
+    """Whether stderr goes to the journal, by $JOURNAL_STREAM: see systemd.exec(5)."""
     try:
         found = os.fstat(2)
     except OSError:
@@ -122,7 +122,7 @@ def is_in_journal() -> bool:
 
 
 def set_up(level: str) -> None:
-    """Have all that is logged go where it belongs."""
+    """Send all log records to the journal or to stderr, from this level on."""
     if is_in_journal():
         handler = JournalHandler(Journald())
         logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
@@ -132,13 +132,13 @@ def set_up(level: str) -> None:
 
 
 def flush() -> None:
-    """Send what journald had no room for; called now and then."""
+    """Send the messages that wait for journald; called periodically."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 def complain(kind: MessageId, text: str, *, prefix: str = "") -> None:
-    """Say why the daemon ends; a terminal has just the text, after a prefix."""
+    """Report why the daemon ends. Outside of the journal, this is just the text after a prefix."""
     if is_in_journal():
         logging.getLogger(__name__).critical("%s", text, extra=about(kind))
     else:

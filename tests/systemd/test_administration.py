@@ -167,7 +167,7 @@ def test_needs_only_what_the_package_names(machine: Machine) -> None:
 
 
 def test_the_journal_explains_messages(machine: Machine) -> None:
-    assert "qmond watches" in machine.run("journalctl --list-catalog")
+    assert "qmond has started" in machine.run("journalctl --list-catalog")
 
 
 def test_starts_and_shows_a_guest(machine: Machine) -> None:
