@@ -1,3 +1,3 @@
-"""qmond watches every qemu-user process of a host and tells what it did."""
+"""qmond watches every qemu-user process of a host, and records what it does."""
 
 __version__ = "0.1.0"

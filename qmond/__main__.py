@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# asyncio would bring TLS with it, and hashlib OpenSSL: 5 MB of memory that nothing here uses
+# asyncio imports TLS, and hashlib OpenSSL: 5 MB of memory for nothing
 for name in ("ssl", "_hashlib"):
     sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
@@ -27,7 +27,7 @@ __all__ = ["main"]
 _EX_FAILED: Final = 1
 _EX_CONFIG: Final = 78  # sysexits.h
 _PAUSE: Final = 10
-"""Seconds until systemd may start it again: a disk, a lock or a lack of memory may pass by then."""
+"""Seconds before a failed daemon exits: a missing disk, a lock or low memory may pass by then."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,15 +65,17 @@ async def _serve(config: Config, reread: Callable[[], Config]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qmond",
-        description="Watch every qemu-user process of this host: log what it does, and stream it.",
-        epilog="Exit status: 0 after an orderly stop, 1 on a failure, 78 on a wrong configuration.",
+        description="Watch every qemu-user process of this host, and record what it does.",
+        epilog="Exit status: 0 after an orderly stop, 78 for a faulty configuration, 1 otherwise.",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help=f"the configuration (default: $QMOND_CONFIG, or {DEFAULT_PATH} where it is there)",
+        help=f"the configuration file (default: $QMOND_CONFIG, or {DEFAULT_PATH} if it exists)",
     )
-    parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    parser.add_argument(
+        "--check", action="store_true", help="report the faults of the configuration, and exit"
+    )
     parser.add_argument("--version", action="version", version=f"qmond {__version__}")
     return parser
 

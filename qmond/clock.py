@@ -1,4 +1,4 @@
-"""The clocks: monotonic moments as wall time, and word of every step of the wall clock."""
+"""The clocks: convert monotonic times to UTC, and notice when the wall clock is set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 __all__ = ["TICK_NS", "Anchor", "StepWatch", "WallClock", "wall_offset"]
 
 TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-"""The clock tick that /proc counts start times in."""
+"""One clock tick in nanoseconds, the unit of start times in /proc."""
 
 _DRIFT_NS: Final = 1_000_000
 """A gradual correction of the wall clock is followed once it is larger than this."""
@@ -20,16 +20,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Anchor:
-    """Where the wall clock stands against CLOCK_MONOTONIC: renders a moment as UTC."""
+    """The offset of CLOCK_REALTIME from CLOCK_MONOTONIC, to format monotonic times as UTC."""
 
     def __init__(self, offset_ns: int) -> None:
-        """Take the wall clock's nanoseconds less the monotonic clock's."""
+        """Take CLOCK_REALTIME minus CLOCK_MONOTONIC, in nanoseconds."""
         self.offset_ns = offset_ns
         self._second = -1
         self._text = b""
 
     def utc(self, ts: int) -> bytes:
-        """Return a monotonic time in ns as RFC 3339 with microseconds."""
+        """Format a monotonic time in nanoseconds as RFC 3339 in UTC, with microseconds."""
         second, rest = divmod(ts + self.offset_ns, 1_000_000_000)
         if second != self._second:
             self._second = second
@@ -38,26 +38,26 @@ class Anchor:
 
 
 def wall_offset() -> int:
-    """Return the wall clock's nanoseconds less the monotonic clock's."""
+    """Return CLOCK_REALTIME minus CLOCK_MONOTONIC, in nanoseconds."""
     return time.time_ns() - time.monotonic_ns()
 
 
 class StepWatch:
-    """A descriptor that becomes readable when somebody sets the wall clock, or the host wakes.
+    """A descriptor that becomes readable when the wall clock is set, or the host resumes.
 
-    A timer that never expires, which the kernel cancels then: TFD_TIMER_CANCEL_ON_SET of
-    timerfd_create(2). The clock's gradual correction does not touch it.
+    It is a timer that never expires, and that the kernel cancels in these cases: see
+    TFD_TIMER_CANCEL_ON_SET in timerfd_create(2). Gradual correction of the clock does not count.
     """
 
     def __init__(self) -> None:
-        """Arm it. Raises OSError."""
+        """Create and arm the timer. Raises OSError."""
         self.fd: int = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._arm()
 
     def stepped(self) -> bool:
-        """Whether the clock was set since the last time."""
+        """Return whether the clock was set since the last call."""
         try:
             os.read(self.fd, 8)
         except BlockingIOError:
@@ -68,12 +68,12 @@ class StepWatch:
         return False
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self.fd)
 
     def _arm(self) -> None:
         absolute_cancelled_on_set = 1 | 2
-        never = pack("=qqqq", 0, 0, 2**62 // 1_000_000_000, 0)  # interval, then the moment
+        never = pack("=qqqq", 0, 0, 2**62 // 1_000_000_000, 0)  # interval, expiry
         if _libc.timerfd_settime(self.fd, absolute_cancelled_on_set, never, None) < 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 

@@ -1,13 +1,13 @@
-"""What can go wrong in qmond.
+"""The exceptions of qmond.
 
 QmondError
-├── ConfigError      the configuration is wrong; carries every fault found, not just the first
+├── ConfigError      the configuration has faults; `faults` has all of them
 ├── LoadError        the kernel side could not be compiled, loaded or attached
 ├── BtfError         the kernel's type information is missing or unreadable
 ├── InUseError       another daemon holds the socket or the log
 ├── LogError         the event log cannot be opened or written
-└── ProtocolError    a peer on the socket sent what the protocol does not allow
-    └── RequestError    the daemon refused a request; carries the error's class
+└── ProtocolError    the other side of the socket broke the protocol
+    └── RequestError    the daemon refused a request; `kind` is the class of the error
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class QmondError(Exception):
-    """An error that is told to the user as one line, with a hint on what to do about it."""
+    """An error that the user sees as one line, and a hint what to do about it."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -61,11 +61,11 @@ class LogError(QmondError):
 
 
 class ProtocolError(QmondError):
-    """A peer on the socket sent what the protocol does not allow."""
+    """The other side of the socket broke the protocol."""
 
 
 class RequestError(ProtocolError):
-    """A request that the daemon refused; `kind` is the error's class, meant for programs."""
+    """The daemon refused a request. `kind` is the class of the error, for programs."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -1,6 +1,6 @@
-"""JSON that is safe to print: no character in it drives a terminal or turns a text around.
+"""JSON that is safe to print: characters that control a terminal or text direction are escaped.
 
-orjson and json leave DEL and what stands beyond ASCII as it is; a guest may choose any of these.
+orjson and json escape neither DEL nor characters beyond ASCII, and a guest may use any of them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ACTIVE: Final = re.compile(
     rb"|\xd8\x9c|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]"  # bidirectional controls
     rb"|\xe2\x80[\xa8\xa9]"  # U+2028, U+2029: line and paragraph separator
 )
-"""In UTF-8; the controls below 0x20 are escaped by orjson."""
+"""The characters to escape, in UTF-8. orjson escapes those below 0x20."""
 
 
 def json_bytes(value: Any, *, indent: bool = False) -> bytes:  # noqa: ANN401 - any JSON value
-    """Return a value as JSON in UTF-8; what JSON has no word for is told by `str`."""
+    """Return a value as JSON in UTF-8. `str` converts what JSON has no type for."""
     option = orjson.OPT_INDENT_2 if indent else 0
     found = orjson.dumps(value, default=str, option=option | orjson.OPT_NON_STR_KEYS)
     return _ACTIVE.sub(lambda match: b"\\u%04x" % ord(match[0].decode()), found)

@@ -1,6 +1,6 @@
-"""What a process may: capabilities that it holds for its children, or gives up for good.
+"""Capabilities: keep them for child processes only, or give them up for good.
 
-The kernel's interface: capset(2), capabilities(7), prctl(2).
+The kernel's interface is capset(2), capabilities(7) and prctl(2).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def lower(works: Callable[[], object]) -> bool:
-    """Put no capability of this thread in force any more; says whether that was possible.
+    """Empty the effective set of this thread; returns whether that was done.
 
-    They stay permitted, and ambient, so that processes that are started later have them. `works`
-    raises OSError where something is needed after all: then all is as before. Root, who started
-    the daemon by hand, is left alone: files are given to groups by a capability then.
+    The capabilities stay permitted and ambient, so that child processes have them. `works` raises
+    OSError if the daemon cannot work without them: then they are restored. Nothing is changed for
+    root, who needs a capability to give files to groups.
     """
     if os.geteuid() == 0:
         return False
@@ -44,13 +44,13 @@ def lower(works: Callable[[], object]) -> bool:
 
 
 def is_permitted(*numbers: int) -> bool:
-    """Whether this process, or a child of it, can use all of these capabilities."""
+    """Whether all of these capabilities are permitted to this process."""
     permitted = _get()[1]
     return all(permitted >> number & 1 for number in numbers)
 
 
 def drop_all() -> None:
-    """Give up every capability, and every way to get one; nobody may look into this process."""
+    """Give up all capabilities for good, and forbid that others trace this process."""
     _prctl(_NO_NEW_PRIVS, 1)
     _prctl(_AMBIENT, _CLEAR_ALL)
     _set((0,) * 6)
@@ -58,7 +58,7 @@ def drop_all() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it has ended."""
+    """Have the kernel kill this process when the thread that started it ends."""
     _prctl(_PDEATHSIG, signal.SIGKILL)
 
 

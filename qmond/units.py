@@ -1,4 +1,4 @@
-"""Sizes, times and rates as people write them: `64M`, `30s`, `1000/s`."""
+"""Parsers of sizes, times and rates as people write them: `64M`, `30s`, `1000/s`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_size(value: object) -> int:
-    """Return bytes of `4096`, `64K`, `64M`, `1G`: powers of 1024. Raises ValueError."""
+    """Parse `4096`, `64K`, `64M` or `1G` to bytes; K is 1024. Raises ValueError."""
     match = (
         re.fullmatch(r"(\d{1,15})([KMGT]?)", str(value)) if not isinstance(value, bool) else None
     )
@@ -22,7 +22,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_seconds(value: object) -> float:
-    """Return seconds of `250ms`, `1s`, `5m`, `1h`, `7d`. Raises ValueError."""
+    """Parse `250ms`, `1s`, `5m`, `1h` or `7d` to seconds. Raises ValueError."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)", str(value))
     if match is None:
         raise ValueError("a time such as 250ms, 1s, 5m, 1h or 7d")
@@ -30,7 +30,7 @@ def parse_seconds(value: object) -> float:
 
 
 def parse_rate(value: object) -> int:
-    """Return how many a second `1000/s` is. Raises ValueError."""
+    """Parse `1000/s` to a number per second. Raises ValueError."""
     match = re.fullmatch(r"(\d{1,12})/s", str(value))
     if match is None:
         raise ValueError("a rate such as 1000/s")

@@ -1,1 +1,1 @@
-"""The configuration: keys and defaults (keys.py), and the checks of their values (values.py)."""
+"""The configuration: its keys and defaults (keys.py), and parsers of values (values.py)."""

@@ -1,7 +1,7 @@
-"""The configuration file: YAML in, frozen dataclasses out, every fault told at once.
+"""The configuration file: YAML is parsed to dataclasses, and all faults are reported at once.
 
-A key is declared once, as a field of its section: the parser takes the value as YAML has it, and
-raises ValueError with what was expected instead. `etc/qmon.yaml` explains each to the user.
+Each key is one field of its section, with its parser (values.py) and its default. `etc/qmon.yaml`
+explains the keys to the user.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _EXCLUDE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which executables are watched, by how their file names begin."""
+    """Which executables are watched, by prefixes of their file names."""
 
     prefixes: tuple[str, ...] = _key(values.prefixes(1), ("qemu-",))
     exclude: tuple[str, ...] = _key(values.prefixes(0), _EXCLUDE)
@@ -61,16 +61,16 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """How much content READ and WRITE carry."""
+    """How many bytes of content READ and WRITE have."""
 
     bytes: int = _key(values.size(0, CAPTURE_MAX), 256)
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The statistics: FREE_SUM, MMAP_SUM, ALLOC_SUM. The interval is in seconds.
+    """The statistics FREE_SUM, MMAP_SUM and ALLOC_SUM. The interval is in seconds.
 
-    `budget` is how many allocations a second one process is counted for.
+    `budget` is the most allocations per second that are counted for one process.
     """
 
     interval: float = _key(values.seconds(0.1, 3600), 1.0)
@@ -80,14 +80,14 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """The buffer between kernel and daemon, in bytes."""
+    """The ring buffer between kernel and daemon, in bytes."""
 
     size: int = _key(values.size(64 << 10, 1 << 30, power_of_two=True), 16 << 20)
 
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """When a log file is full, in bytes, or old enough, in seconds."""
+    """When a log file is rotated: its size in bytes, its age in seconds."""
 
     size: int = _key(values.size(64 << 10, 1 << 40), 64 << 20)
     age: float = _key(values.seconds(1, 366 * _DAY), float(_DAY))
@@ -95,7 +95,7 @@ class Rotate:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How much of the log stays: rotated files, bytes in all, seconds; bytes of `lives/`."""
+    """How much of the log is kept: number of files, bytes, age in seconds; bytes of `lives/`."""
 
     files: int = _key(values.integer(1, 100_000), 1000)
     bytes: int = _key(values.size(1 << 20, 1 << 50), 4 << 30)
@@ -105,7 +105,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The event log. `sync` has seconds, or never, rotate or batch."""
+    """The event log. `sync` is a time in seconds, or never, rotate or batch."""
 
     dir: Path = _key(values.absolute, Path("/var/log/qmond"))
     group: str = _key(values.group, "qmon-payload")
@@ -119,7 +119,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """The socket for clients, and who may; the buffer is one client's, in bytes."""
+    """The socket for clients, its groups and limits; `client_buffer` is bytes per client."""
 
     path: Path = _key(values.socket_path, Path("/run/qmond/qmond.sock"))
     group: str = _key(values.group, "qmon")
@@ -131,7 +131,7 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Figures for Prometheus: where they are served, and a file written so often, in seconds."""
+    """Metrics for Prometheus: the address, and a file that is written every `interval` seconds."""
 
     listen: str | None = _key(values.listen, None)
     textfile: Path | None = _key(values.text_file, None)
@@ -140,7 +140,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Events that the system's journal gets, too, and how many a second."""
+    """Events that are sent to the system's journal, and at most how many per second."""
 
     events: tuple[str, ...] = _key(values.events, ())
     rate: int = _key(values.rate(1, 10_000), 100)
@@ -148,7 +148,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration; every key has a default."""
+    """The configuration. Every key has a default."""
 
     match: Match = _section(Match)
     events: tuple[str, ...] = _key(values.events, values.ALL_EVENTS)
@@ -167,7 +167,7 @@ class Config:
 
     @property
     def mask(self) -> int:
-        """The events as bits, by their number in the table."""
+        """The recorded events as bits: bit N is event N of the table."""
         return sum(1 << NUMBER[name] for name in self.events)
 
 
@@ -183,11 +183,11 @@ _AT_START: Final = (
     "metrics.interval",
     "procfs",
 )
-"""Keys that hold from a daemon's start to its end."""
+"""Keys that change only with a restart."""
 
 
 def hold(config: Config, running: Config) -> tuple[Config, list[str]]:
-    """Return a configuration with what a running daemon cannot change, and the keys of that."""
+    """Return `config` with the running values of keys that need a restart, and which differ."""
     later = [key for key in _AT_START if _value(config, key) != _value(running, key)]
     for key in later:
         config = _replaced(config, key, _value(running, key))
@@ -210,7 +210,7 @@ def _replaced(section: Any, key: str, value: object) -> Any:  # noqa: ANN401 - a
 
 
 def parse_config(text: str, name: str) -> Config:
-    """Return the configuration that a file's text says. Raises ConfigError with every fault."""
+    """Parse the text of a configuration file. Raises ConfigError with every fault."""
     loader = None
     try:
         loader = yaml.SafeLoader(text)
@@ -231,7 +231,10 @@ def parse_config(text: str, name: str) -> Config:
 
 
 def load_config(path: Path, *, required: bool) -> Config:
-    """Read a configuration file; where it is not `required`, its absence means the defaults."""
+    """Read a configuration file. If it does not exist and is not `required`, return the defaults.
+
+    Raises ConfigError with every fault.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -247,7 +250,7 @@ def load_config(path: Path, *, required: bool) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where in the file a fault is."""
+    """The file and key that are being parsed, for messages."""
 
     file: str
     key: str
@@ -263,7 +266,7 @@ class _Place:
 def _read(
     of: type, node: yaml.Node | None, loader: yaml.SafeLoader, place: _Place, faults: list[str]
 ) -> Any:  # noqa: ANN401 - an `of`
-    """Return one section; where it has faults, they are added and the defaults stand in."""
+    """Parse one section. Faults are appended, and the default stands in for a faulty value."""
     if node is None or node.tag == "tag:yaml.org,2002:null":
         return of()
     if not isinstance(node, yaml.MappingNode):

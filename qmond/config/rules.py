@@ -1,4 +1,4 @@
-"""The rules of redaction: patterns of secrets, in RE2's syntax, and where they count."""
+"""The rules of redaction: patterns of secrets in RE2's syntax, and where they apply."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Final
 __all__ = ["DEFAULT_RULES", "Rule", "compile_pattern"]
 
 _PROBES: Final = (b"", b"a", b"a b\n", b"\0\xff")
-"""No pattern may match nothing in these: it would match between any two characters."""
+"""A pattern must not match an empty text in any of these: it would match everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A pattern, and where it counts: in which events, guests (a glob), paths (a glob).
+    """A pattern, and where it applies: to which events, guests (a glob) and paths (a glob).
 
-    Where the pattern has a group, that is what is masked, otherwise all that it matches.
+    If the pattern has a group, the group is masked, otherwise the whole match.
     """
 
     pattern: str
@@ -40,11 +40,11 @@ DEFAULT_RULES: Final = (
 
 
 def compile_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
-    """Compile a pattern for bytes. Raises ValueError with what is wrong."""
-    import re2  # noqa: PLC0415 - for those alone who have patterns
+    """Compile a pattern for bytes. Raises ValueError with the fault."""
+    import re2  # noqa: PLC0415 - not needed without patterns
 
     if re.search(r"\\[Az]", pattern):
-        raise ValueError(r"\A and \z are not known here: use ^ and $")
+        raise ValueError(r"\A and \z are not supported: use ^ and $")
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1  # bytes
     options.log_errors = False
@@ -53,7 +53,7 @@ def compile_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
     except re2.error as error:
         raise ValueError(str(error.args[0])) from error
     if any(begin == end for probe in _PROBES for begin, end in _spans(compiled, probe)):
-        raise ValueError("it matches the empty text, and would mask nothing, everywhere")
+        raise ValueError("it matches the empty text")
     return compiled
 
 

@@ -1,6 +1,7 @@
-"""What a value in the configuration may be: each parser takes it as YAML has it.
+"""Parsers of configuration values, one for each kind of value.
 
-It returns the value as the daemon has it, or raises ValueError with what was expected instead.
+A parser takes the value that YAML gives. It returns the value that the daemon uses, or raises
+ValueError with a text of what is expected.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ REDACTABLE: Final = tuple(
 
 
 def choice(*choices: str) -> Parser:
-    """One of some words."""
+    """Return a parser of one of these words."""
 
     def parse(value: object) -> object:
         if value not in choices:
@@ -63,14 +64,14 @@ def choice(*choices: str) -> Parser:
 
 
 def boolean(value: object) -> object:
-    """True or false."""
+    """Parse true or false."""
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
 
 
 def integer(least: int, most: int) -> Parser:
-    """A whole number in a range."""
+    """Return a parser of a whole number in a range."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -81,7 +82,7 @@ def integer(least: int, most: int) -> Parser:
 
 
 def size(least: int, most: int, *, power_of_two: bool = False) -> Parser:
-    """Bytes in a range, such as 64M."""
+    """Return a parser of a size in a range, such as 64M, to bytes."""
 
     def parse(value: object) -> int:
         size = parse_size(value)
@@ -101,7 +102,7 @@ def _short(size: int) -> str:
 
 
 def seconds(least: float, most: float) -> Parser:
-    """A time in a range, such as 30s."""
+    """Return a parser of a time in a range, such as 30s, to seconds."""
 
     def parse(value: object) -> float:
         seconds = parse_seconds(value)
@@ -113,7 +114,7 @@ def seconds(least: float, most: float) -> Parser:
 
 
 def sync(value: object) -> str | float:
-    """When the log goes to the disk: never, rotate, batch, or an interval such as 1s."""
+    """Parse `log.sync`: never, rotate, batch, or an interval such as 1s, to seconds."""
     if isinstance(value, str) and value in {"never", "rotate", "batch"}:
         return value
     try:
@@ -123,7 +124,7 @@ def sync(value: object) -> str | float:
 
 
 def rate(least: int, most: int) -> Parser:
-    """So many a second, in a range, such as 1000/s."""
+    """Return a parser of a rate in a range, such as 1000/s."""
 
     def parse(value: object) -> int:
         rate = parse_rate(value)
@@ -135,27 +136,27 @@ def rate(least: int, most: int) -> Parser:
 
 
 def absolute(value: object) -> Path:
-    """An absolute path."""
+    """Parse an absolute path."""
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
         raise ValueError("an absolute path")
     return Path(value)
 
 
 def socket_path(value: object) -> Path:
-    """A path that fits into a Unix socket's address, with a lock's beside it."""
+    """Parse the path of a Unix socket, which leaves space for the name of its lock file."""
     path = absolute(value)
-    if len(str(path).encode()) > 100:  # sun_path has 108 bytes; a lock's name stands beside it
+    if len(str(path).encode()) > 100:  # sun_path has 108 bytes, and the lock file is PATH.lock
         raise ValueError("a path of at most 100 bytes")
     return path
 
 
 def listen(value: object) -> str | None:
-    """Where the metrics are served: on the host itself, for there is no password to them."""
+    """Parse `metrics.listen`: a loopback address or a Unix socket, because there is no password."""
     if value is None:
         return None
     expected = (
-        "a loopback address with a port, such as 127.0.0.1:9839 or [::1]:9839, or unix:/PATH: who "
-        "may see the figures from elsewhere is for a proxy with TLS and passwords to say"
+        "a loopback address with a port, such as 127.0.0.1:9839 or [::1]:9839, or unix:/PATH; "
+        "for access from another host, use a proxy with TLS and passwords"
     )
     if not isinstance(value, str):
         raise ValueError(expected)
@@ -173,7 +174,7 @@ def listen(value: object) -> str | None:
 
 
 def text_file(value: object) -> Path | None:
-    """A file for node_exporter, which reads those that are called so."""
+    """Parse `metrics.textfile`; node_exporter reads only files that are named *.prom."""
     if value is None:
         return None
     if isinstance(value, str) and value.endswith(".prom"):
@@ -182,14 +183,14 @@ def text_file(value: object) -> Path | None:
 
 
 def group(value: object) -> str:
-    """The name of a group, which need not exist."""
+    """Parse the name of a group, which need not exist."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][\w.-]{0,31}", value):
         raise ValueError("the name of a group")
     return value
 
 
 def prefixes(least: int) -> Parser:
-    """How file names may begin: at least so many."""
+    """Return a parser of a list of file name prefixes, at least `least` of them."""
     longest = PATTERN_WORDS * 8
 
     def parse(value: object) -> tuple[str, ...]:
@@ -207,7 +208,7 @@ def prefixes(least: int) -> Parser:
 
 
 def events(value: object) -> tuple[str, ...]:
-    """All events, or some by their names."""
+    """Parse `all`, or a list of event names."""
     if value == "all":
         return ALL_EVENTS
     if not isinstance(value, list):
@@ -220,7 +221,7 @@ def events(value: object) -> tuple[str, ...]:
 
 
 def limits(value: object) -> tuple[tuple[str, int], ...]:
-    """Rates by the names of events."""
+    """Parse a mapping of event names to rates."""
     if not isinstance(value, dict):
         raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")
     wrong = [str(name) for name in value if name not in LIMITABLE]
@@ -235,7 +236,7 @@ def limits(value: object) -> tuple[tuple[str, int], ...]:
 
 
 def redact(value: object) -> tuple[Rule, ...]:
-    """Patterns, and where they count."""
+    """Parse a list of patterns, or of mappings with a pattern and where it applies."""
     if not isinstance(value, list):
         raise ValueError("a list of patterns, or of mappings of pattern, events, guest, path")
     rules = []
@@ -249,7 +250,7 @@ def redact(value: object) -> tuple[Rule, ...]:
             raise ValueError(f"pattern, guest and path as texts, events as a list; not {item!r}")
         if wrong := [str(name) for name in events if name not in REDACTABLE]:
             names = ", ".join(REDACTABLE)
-            raise ValueError(f"events that have a text: {names}; not: {', '.join(wrong)}")
+            raise ValueError(f"events with a text: {names}; not: {', '.join(wrong)}")
         try:
             compile_pattern(row["pattern"])
         except ValueError as error:
