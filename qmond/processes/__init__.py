@@ -1,1 +1,1 @@
-"""Which process a process ID is: procfs, control groups, the table of watched processes."""
+"""What is known of processes: procfs, control groups, the table of watched processes."""

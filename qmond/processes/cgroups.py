@@ -1,4 +1,4 @@
-"""What container a cgroup's path tells."""
+"""Find the container in the path of a cgroup."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ _CONTAINER: Final = re.compile(
 
 
 def container_of(path: str | None) -> str | None:
-    """Return the container's ID or name that a cgroup's path tells; the innermost one."""
+    """Return the ID or name of the innermost container in a cgroup's path, or None."""
     found = _CONTAINER.findall(path or "")
     return next(filter(None, found[-1])) if found else None

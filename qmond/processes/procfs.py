@@ -1,6 +1,6 @@
-"""What /proc says of processes: parsers that take bytes, and readers that fetch them.
+"""Read /proc: parsers that take bytes, and readers that take a process ID.
 
-The formats: proc(5). Where procfs is another than /proc, its root is a parameter.
+proc(5) has the formats. `root` is where procfs is mounted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PATH_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Of /proc/PID/stat: `start` in clock ticks since boot."""
+    """Some fields of /proc/PID/stat; `start` is in clock ticks since boot."""
 
     comm: bytes
     state: str
@@ -57,7 +57,7 @@ class Stat:
 
 
 def parse_stat(data: bytes) -> Stat:
-    """Parse /proc/PID/stat; comm may hold spaces and parentheses. Raises ValueError."""
+    """Parse /proc/PID/stat; comm may have spaces and parentheses. Raises ValueError."""
     comm = data[data.index(b"(") + 1 : data.rindex(b")")]
     rest = data[data.rindex(b")") + 1 :].split()
     return Stat(
@@ -78,7 +78,10 @@ def parse_uid(data: bytes) -> int:
 
 
 def parse_nspid(data: bytes) -> list[int]:
-    """Return the IDs of /proc/PID/status, from the namespace of that procfs inwards."""
+    """Return the IDs in /proc/PID/status, one per pid namespace, that of the procfs first.
+
+    Raises ValueError.
+    """
     for line in data.splitlines():
         if line.startswith(b"NSpid:"):
             return [int(word) for word in line.split()[1:]]
@@ -86,7 +89,7 @@ def parse_nspid(data: bytes) -> list[int]:
 
 
 def parse_cgroup(data: bytes) -> bytes | None:
-    """Return the cgroup v2 path of /proc/PID/cgroup, if there is that hierarchy."""
+    """Return the cgroup v2 path in /proc/PID/cgroup, or None without that hierarchy."""
     for line in data.split(b"\n"):
         if line.startswith(b"0::"):
             return line.removeprefix(b"0::")
@@ -94,7 +97,7 @@ def parse_cgroup(data: bytes) -> bytes | None:
 
 
 def parse_auxv(data: bytes) -> dict[int, int]:
-    """Parse the auxiliary vector of a 64-bit process: AT_* → value, see getauxval(3)."""
+    """Parse the auxiliary vector of a 64-bit process: values by AT_* number, see getauxval(3)."""
     return dict(iter_unpack("=QQ", data[: len(data) // 16 * 16]))
 
 
@@ -105,14 +108,14 @@ def pids(root: Path = PROC) -> Iterator[int]:
 
 
 def read_stat(pid: int, root: Path = PROC) -> Stat:
-    """Read /proc/PID/stat. Raises OSError where the process is gone."""
+    """Read /proc/PID/stat. Raises OSError if the process has ended."""
     return parse_stat((root / str(pid) / "stat").read_bytes())
 
 
 def alive(pid: int, root: Path = PROC) -> tuple[int, Path]:
-    """Return by which ID and root a process can be read: its leader may be gone before others.
+    """Return an ID and a root by which a process can be read, even if its main thread has ended.
 
-    Raises OSError where the process is gone.
+    Raises OSError if the process has ended.
     """
     if read_stat(pid, root).state == _DEAD:
         threads = root / str(pid) / "task"
@@ -123,32 +126,32 @@ def alive(pid: int, root: Path = PROC) -> tuple[int, Path]:
 
 
 def read_cmdline(pid: int, root: Path = PROC) -> bytes:
-    """Read as much of /proc/PID/cmdline as the kernel side does, of what may be megabytes.
+    """Read /proc/PID/cmdline, up to the size that the kernel side records.
 
-    Raises OSError where the process is gone.
+    Raises OSError if the process has ended.
     """
     with (root / str(pid) / "cmdline").open("rb") as file:
         return file.read(ARGV_MAX)
 
 
 def read_uid(pid: int, root: Path = PROC) -> int:
-    """Read the real user ID. Raises OSError where the process is gone."""
+    """Read the real user ID. Raises OSError if the process has ended."""
     return parse_uid((root / str(pid) / "status").read_bytes())
 
 
 def read_cgroup(pid: int, root: Path = PROC) -> bytes | None:
-    """Read the cgroup v2 path. Raises OSError where the process is gone."""
+    """Read the cgroup v2 path. Raises OSError if the process has ended."""
     return parse_cgroup((root / str(pid) / "cgroup").read_bytes())
 
 
 def read_exe(pid: int, root: Path = PROC) -> bytes:
-    """Read the path of the executable. Raises OSError for kernel threads and where it is gone."""
+    """Read the path of the executable. Raises OSError for kernel threads and ended processes."""
     path = os.readlink(os.fsencode(root / str(pid) / "exe"))
     return path.removesuffix(b" (deleted)")
 
 
 def is_hosts(root: Path = PROC) -> bool:
-    """Whether a procfs has the host's own process IDs: only there are kernel threads."""
+    """Whether a procfs has the host's process IDs: only then has it kernel threads."""
     try:
         return read_stat(_KTHREADD, root).is_kernel_thread
     except (OSError, ValueError):
@@ -156,10 +159,10 @@ def is_hosts(root: Path = PROC) -> bool:
 
 
 def read_own_pid(pid: int, root: Path = PROC) -> int:
-    """Return the ID that a process has in this process' own pid namespace.
+    """Return the ID of a process in this process' own pid namespace.
 
-    `root` may be the procfs of a namespace above. Raises OSError where the process is gone,
-    ValueError where it is not within this namespace.
+    `root` may be the procfs of an outer namespace. Raises OSError if the process has ended, and
+    ValueError if it is not in this namespace.
     """
     ours = parse_nspid((root / "self/status").read_bytes())
     theirs = parse_nspid((root / str(pid) / "status").read_bytes())
@@ -167,14 +170,14 @@ def read_own_pid(pid: int, root: Path = PROC) -> int:
         raise ValueError(f"process {pid} is not within this pid namespace")
     own = theirs[len(ours) - 1]
     if len(ours) > 1 and read_stat(own).start != read_stat(pid, root).start:
-        raise ValueError(f"process {pid} is in another pid namespace")  # a sibling of ours
+        raise ValueError(f"process {pid} is in another pid namespace")  # beside this one
     return own
 
 
 def read_io_urings(pid: int, root: Path = PROC, most: int = 4096) -> Iterator[int]:
-    """Yield the descriptors of a process that are io_uring's, of so many that are looked at.
+    """Yield the io_uring descriptors among the first `most` descriptors of a process.
 
-    Raises OSError where it is gone.
+    Raises OSError if the process has ended.
     """
     folder = root / str(pid) / "fd"
     with os.scandir(folder) as entries:
@@ -187,9 +190,9 @@ def read_io_urings(pid: int, root: Path = PROC, most: int = 4096) -> Iterator[in
 
 
 def read_execfn(pid: int, root: Path = PROC) -> bytes | None:
-    """Read the path that execve was asked for; None where the process has overwritten it.
+    """Read the path that was passed to execve, or None if the process has overwritten it.
 
-    Raises OSError where the process is gone or may not be read.
+    Raises OSError if the process has ended or may not be read.
     """
     at = parse_auxv((root / str(pid) / "auxv").read_bytes()).get(_AT_EXECFN)
     if not at:

@@ -1,8 +1,8 @@
-"""The process table: who is this pid, what guest does it run, for which architecture.
+"""The process table: for each process ID, the process, its guest, and the guest's architecture.
 
-It follows the records in the order of the ring: a fork stands before the child's first event, an
-exec before the new program's. A process that the table does not know, because its record was
-lost, is asked for; the answer comes later, and until then the process has empty parts.
+It is updated by records in the order of the ring: a fork comes before the child's first event, an
+exec before the first event of the new program. If a record was lost, the table does not know the
+process, and asks a looker. Until the answer comes, the fields of that process are empty.
 """
 
 from __future__ import annotations
@@ -45,47 +45,47 @@ _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _WITH_ARGUMENT: Final = frozenset(
     "0 B D E L R U cpu d dfilter g p plugin r rtsig-map s seed tb-size trace".split()  # noqa: SIM905
 )
-"""Options of qemu-user that take the argument behind them: linux-user/main.c, QEMU 7.2 to 9.2."""
+"""Options of qemu-user that take an argument: linux-user/main.c, QEMU 7.2 to 9.2."""
 
 _ASKED_MAX: Final = 4096
-"""Processes that are asked for at a time."""
+"""The most questions about processes that are open at a time."""
 _CONFIRMED: Final = 256
-"""Processes that are asked for again at once, after a loss."""
+"""Processes that are asked for again in one go, after a loss."""
 _LONG: Final = 256
-"""Bytes of a line's constant part that is not kept, since its guest is."""
+"""Bytes; a longer suffix is not kept, but rendered again from the guest's path."""
 
 _INVALID: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
 _INTERPRETER: Final = re.compile(r"qemu-([a-z0-9_]+?)(-static)?")
 
 
 def text_of(data: bytes) -> str:
-    """Return bytes as text; every byte that is no valid UTF-8 becomes U+FFFD."""
+    """Return bytes as text; each byte that is not valid UTF-8 becomes U+FFFD."""
     return _INVALID.sub("\ufffd", data.decode(errors="surrogateescape"))
 
 
 def json_text(data: bytes) -> bytes:
-    """Return bytes as a JSON string, as `text_of` has them."""
+    """Return `text_of(data)` as a JSON string."""
     return json_bytes(text_of(data))
 
 
 def architecture(name: str) -> str | None:
-    """Return the guest architecture that an interpreter's file name tells: `qemu-arm-static`."""
+    """Return the guest architecture in an interpreter's file name: arm of `qemu-arm-static`."""
     match = _INTERPRETER.fullmatch(name)
     return match[1] if match else None
 
 
 def words_of(argv: bytes) -> list[bytes]:
-    """Return the words of a NUL-terminated argument vector."""
+    """Split an argument vector whose words end with NUL."""
     return argv.removesuffix(b"\0").split(b"\0") if argv else []
 
 
 def guest_of(
     filename: bytes, argv: list[bytes], *, emulated: bool, interpreted: bool
 ) -> bytes | None:
-    """Return the path of the program that runs, from what execve was given.
+    """Return the path of the guest program, from the arguments of execve.
 
-    `emulated`: the file that executes is qemu-user; `interpreted`: the kernel's binfmt_misc put
-    it in front of the program that was asked for, whose path is its first argument then.
+    `emulated` says that the executed file is qemu-user. `interpreted` says that binfmt_misc put it
+    in front of the requested program, whose path is then the first argument.
     """
     if not emulated:
         return filename
@@ -104,17 +104,17 @@ def guest_of(
 
 
 Parents = tuple[tuple[int, str], ...]
-"""Process ID and comm of the parent, of its parent, and so on."""
+"""Process IDs and comms of the ancestors, the parent first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process under watch; `start` in ns since boot, in whole clock ticks as /proc has it.
+    """A watched process. `pid` and `start` identify it.
 
-    `pid` and `start` name it for ever. `tree` is the process under watch that it and its siblings
-    descend from: itself, where it came under watch by its own name. `argv` has its words, each
-    with a NUL behind it; `truncated` says that there is more of it than is known. `bin_json` and
-    `suffix` are its constant parts of a line, rendered once.
+    `start` is in nanoseconds since boot, rounded down to clock ticks as in /proc. `tree` is the
+    pid of the process that its tree began with. The words of `argv` end with NUL. `truncated` says
+    that `argv` is not complete. `bin_json` and `suffix` are the constant parts of its lines,
+    rendered once.
     """
 
     pid: int
@@ -138,22 +138,22 @@ class Process:
     suffix: bytes = b""
 
     def rendered(self) -> Process:
-        """Return the same with its constant parts."""
+        """Return a copy with the constant parts of its lines."""
         arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
         guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
         if self.guest is not None and text_of(self.guest).encode() != self.guest:
             guest += b',"guest_b64":"' + base64.b64encode(self.guest) + b'"'
-        name = b"%b" % orjson.dumps(self.bin)  # a copy: what orjson returns holds kilobytes
+        name = b"%b" % orjson.dumps(self.bin)  # a copy: orjson's object has kilobytes allocated
         return replace(self, bin_json=name, suffix=arch + guest)
 
     def is_same_image(self, other: Process) -> bool:
-        """Whether that is this process, running what it runs."""
+        """Whether `other` is this process, and runs the same program."""
         mine = self.start, self.bin, self.argv
         return mine == (other.start, other.bin, other.argv)
 
 
 class News(NamedTuple):
-    """What the table has learned: who came or changed, whose end came, who allocates too much."""
+    """Changes of the table: processes that are new or changed, have ended, or are over budget."""
 
     started: list[Process]
     ended: list[int]
@@ -161,16 +161,16 @@ class News(NamedTuple):
 
 
 Answer = Callable[[Process | None], Process | None]
-"""What is called with a process as it was found, or None; returns it if it was entered."""
+"""A callback for the answer of a looker; returns the process if it was entered into the table."""
 
 
 class ProcessTable:
-    """The processes under watch, by tgid.
+    """The watched processes, by tgid.
 
-    `ask` is asked for a process that no record told of, with its user where that is known, and
-    answers later, or at once, or None; what a record tells meanwhile stands. `allocations` says
-    whether a process' are counted, in a word. `changed` hears of each process whose constant parts
-    of a line are not what they were.
+    `ask` is called for a process that no record was seen of, with its user if that is known. It
+    may answer later or at once. A record that comes before the answer wins. `allocations` returns
+    whether a process' allocations are counted, as TRACK_ADOPT has it. `changed` is called for each
+    process whose constant parts of a line have changed.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class ProcessTable:
         self._changed = changed
         self._processes: dict[int, Process] = {}
         self._asked: dict[int, object] = {}
-        self._doubted: dict[int, None] = {}
+        self._unconfirmed: dict[int, None] = {}
         self._unknown: dict[int, Process] = {}
         self._texts = Texts()
         self._news = News([], [], [])
@@ -199,23 +199,23 @@ class ProcessTable:
         return pid in self._processes
 
     def __getitem__(self, pid: int) -> Process:
-        """Return a process; one that nobody knows anything of has empty parts."""
+        """Return a process. If it is not known, its fields are empty, and a looker is asked."""
         known = self._processes.get(pid)
         if known is None:
-            self._question(pid, None)
-            known = self._processes.get(pid)  # where the answer came at once
-        elif pid in self._doubted:
-            self._question(pid, known.uid)
+            self._ask_for(pid, None)
+            known = self._processes.get(pid)  # if the answer came at once
+        elif pid in self._unconfirmed:
+            self._ask_for(pid, known.uid)
             known = self._processes[pid]
         return self._shown(known) if known else self._unknown.setdefault(pid, Process(pid))
 
     def uid_of(self, pid: int) -> int | None:
-        """Return the real user ID of a process, where it is known."""
+        """Return the real user ID of a process, or None if it is not known."""
         known = self._processes.get(pid)
         return known.uid if known else None
 
     def descendants(self, pid: int) -> list[int]:
-        """Return the processes that descend from one, as far as their ancestors are known."""
+        """Return the known descendants of a process."""
         return [
             process.pid
             for process in self
@@ -223,18 +223,18 @@ class ProcessTable:
         ]
 
     def adopt(self, process: Process) -> Process:
-        """Enter a process, or what it has become; returns it with its word on allocations."""
+        """Enter a process, or replace it; returns it with `allocations` set."""
         process = replace(process, allocations=self._allocations(process))
         self._enter(process)
         return process
 
     def expect(self, pid: int) -> Answer:
-        """Return what takes a process that somebody else has asked for."""
+        """Return the callback for an answer about a process that the caller asks for."""
         ticket = self._asked[pid] = object()
         return partial(self._answer, pid, ticket)
 
     def fork(self, parent: int, child: int, start: int) -> None:
-        """Enter a child that was made `start` ns after boot: until it execs, it is its parent."""
+        """Enter a child that was forked `start` ns after boot: it runs what its parent runs."""
         known = self[parent]
         self._enter(
             replace(
@@ -247,42 +247,42 @@ class ProcessTable:
                 parents=((parent, known.comm), *known.parents)[:PARENTS_MAX],
             )
         )
-        if parent not in self._processes or parent in self._doubted:
-            self._doubted[child] = None
+        if parent not in self._processes or parent in self._unconfirmed:
+            self._unconfirmed[child] = None
 
     def note_over_budget(self, pid: int) -> None:
-        """Take note that a process allocates more often than it may be counted for."""
+        """Note that a process exceeds the budget of allocation probes."""
         self._news.over_budget.append(pid)
 
     def forget(self, pid: int) -> None:
-        """Drop a process that has ended."""
+        """Remove a process that has ended."""
         if known := self._processes.pop(pid, None):
             self._drop_texts(known)
-        self._doubted.pop(pid, None)
+        self._unconfirmed.pop(pid, None)
         self._asked.pop(pid, None)
         self._changed(pid)
         self._news.ended.append(pid)
 
     def doubt(self, is_tracked: Callable[[int], bool]) -> None:
-        """Drop who is not under watch any more, ask for the others again: records were lost.
+        """After a loss of records: remove untracked processes, and mark the others as unconfirmed.
 
-        Until the answers are there, nothing is told of what they run.
+        Until a process is confirmed, its guest and command line are not shown.
         """
         for pid in [pid for pid in self._processes if not is_tracked(pid)]:
             self.forget(pid)
         self._asked.clear()
-        self._doubted = dict.fromkeys(self._processes)
-        for pid in self._doubted:
+        self._unconfirmed = dict.fromkeys(self._processes)
+        for pid in self._unconfirmed:
             self._changed(pid)
 
     def confirm(self) -> None:
-        """Ask for some of those that are in doubt."""
-        for pid in tuple(islice(self._doubted, _CONFIRMED)):
-            self._doubted[pid] = self._doubted.pop(pid)  # the others have their turn next time
-            self._question(pid, self._processes[pid].uid)
+        """Ask for some of the unconfirmed processes."""
+        for pid in tuple(islice(self._unconfirmed, _CONFIRMED)):
+            self._unconfirmed[pid] = self._unconfirmed.pop(pid)  # the others are first next time
+            self._ask_for(pid, self._processes[pid].uid)
 
     def take_news(self) -> News:
-        """Return what was learned since the last call."""
+        """Return the changes since the last call."""
         news, self._news = self._news, News([], [], [])
         for pid in self._unknown:
             self._changed(pid)
@@ -290,7 +290,7 @@ class ProcessTable:
         return news
 
     def image(self, record: bytes) -> Process:
-        """Enter what an image record tells: a process executes a program from here on."""
+        """Enter a process from an image record: from here on, it executes this program."""
         _, pid, _, number, _, flags, ppid, uid, start = IMAGE_FORMAT.unpack_from(record)
         strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
         name, filename, cgroup, argv = record[strings:].split(b"\0", 3)
@@ -306,7 +306,7 @@ class ProcessTable:
             launch, known = "nested", self[pid]
             parents, tree = known.parents, known.tree or pid
         if flags & Flag.TRUNCATED and words and guest is words[-1]:
-            guest = None  # a part of its path
+            guest = None  # its path is cut
         path = parse_cgroup_names(cgroup)
         process = Process(
             pid=pid,
@@ -329,8 +329,8 @@ class ProcessTable:
         return self.adopt(process.rendered())
 
     def _shown(self, known: Process) -> Process:
-        """Return a process as it may be told: who is in doubt may run something else."""
-        if known.pid not in self._doubted:
+        """Return a process as it is shown: an unconfirmed one may run another program by now."""
+        if known.pid not in self._unconfirmed:
             return known if known.suffix or not known.guest else known.rendered()
         return replace(known, argv=b"", guest=None, arch=None, bin_json=b'""', suffix=b"")
 
@@ -340,31 +340,31 @@ class ProcessTable:
         if before is not None:
             self._drop_texts(before)
         self._processes[pid] = kept
-        self._doubted.pop(pid, None)
+        self._unconfirmed.pop(pid, None)
         self._asked.pop(pid, None)
         self._unknown.pop(pid, None)
         self._changed(pid)
         self._news.started.append(kept)
 
     def _with_texts(self, process: Process) -> Process:
-        """Return a process as it is kept: without the texts that there is no room for."""
+        """Return a process as it is kept: without texts that exceed the budget."""
         argv, guest = self._texts.take(process.argv) or b"", self._texts.take(process.guest or b"")
         if guest is None:
             return replace(process, argv=argv, guest=None).rendered()
-        suffix = process.suffix if len(process.suffix) <= _LONG else b""  # it is made again
+        suffix = process.suffix if len(process.suffix) <= _LONG else b""  # rendered again by _shown
         return replace(process, argv=argv, guest=process.guest and guest, suffix=suffix)
 
     def _drop_texts(self, process: Process) -> None:
         for text in (process.argv, process.guest or b""):
             self._texts.drop(text)
 
-    def _question(self, pid: int, uid: int | None) -> None:
-        """Ask for a process, unless it is asked for already."""
+    def _ask_for(self, pid: int, uid: int | None) -> None:
+        """Ask for a process, unless a question is open already."""
         if pid not in self._asked and len(self._asked) < _ASKED_MAX:
             self._ask(pid, uid, self.expect(pid))
 
     def _answer(self, pid: int, ticket: object, found: Process | None) -> Process | None:
-        """Take an answer, unless records have told of the process since it was asked for."""
+        """Enter the answer, unless a record of this process has come since the question."""
         if self._asked.get(pid) is not ticket:
             return None
         del self._asked[pid]
@@ -372,7 +372,7 @@ class ProcessTable:
             return None
         known = self._processes.get(pid)
         if known is not None and found.is_same_image(known):
-            self._doubted.pop(pid, None)
+            self._unconfirmed.pop(pid, None)
             self._changed(pid)
             return known
         if known is not None and found.start == known.start:  # it executes another program
@@ -381,9 +381,9 @@ class ProcessTable:
 
 
 def parse_cgroup_names(data: bytes) -> str | None:
-    """Return the path of a cgroup, from the names up to the root as an image record has them.
+    """Return the path of a cgroup from its names in an image record, the innermost name first.
 
-    None where they do not reach up to there.
+    Returns None if they do not reach up to the root.
     """
     if data and not data.endswith(b"/"):
         return None
@@ -391,6 +391,6 @@ def parse_cgroup_names(data: bytes) -> str | None:
 
 
 def parse_parents(data: bytes) -> Parents:
-    """Parse the ancestors that an image record tells of; pid 0 is the kernel's own."""
+    """Parse the ancestors in an image record; pid 0, the kernel's own, is left out."""
     rows = PARENT_FORMAT.iter_unpack(data)
     return tuple((pid, text_of(comm.partition(b"\0")[0])) for pid, comm in rows if pid)

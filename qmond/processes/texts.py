@@ -1,7 +1,6 @@
-"""Long texts that many processes bring: kept once each, within a budget.
+"""Command lines and guest paths: each distinct text is kept once, within a budget.
 
-A command line may have 4,096 bytes and a guest's path as many, and a host tens of thousands of
-processes.
+Each may have 4,096 bytes, and a host tens of thousands of processes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ __all__ = ["Texts"]
 _log = logging.getLogger(__name__)
 
 _SHORT: Final = 128
-"""Bytes of a text that is always kept."""
+"""Bytes; a text that is not longer is always kept."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,22 +24,22 @@ class _Kept:
 
 
 class Texts:
-    """The texts of a table, of `most` bytes together."""
+    """The texts of a process table, at most `most` bytes together."""
 
     def __init__(self, most: int = 16 << 20) -> None:
         self._most = most
         self._size = 0
-        self._told = False
+        self._warned = False
         self._kept: dict[bytes, _Kept] = {}
 
     def take(self, text: bytes) -> bytes | None:
-        """Return a text to keep until it is dropped; None where there is no room for it."""
+        """Return the text to keep until `drop`, or None if it exceeds the budget."""
         if len(text) <= _SHORT:
             return text
         kept = self._kept.get(text)
         if kept is None:
             if self._size + len(text) > self._most:
-                self._tell()
+                self._warn()
                 return None
             kept = self._kept[text] = _Kept(text, 0)
             self._size += len(text)
@@ -48,7 +47,7 @@ class Texts:
         return kept.text
 
     def drop(self, text: bytes) -> None:
-        """Keep a text no longer that `take` has returned."""
+        """Release a text that `take` has returned."""
         kept = self._kept.get(text)
         if kept is None or kept.text is not text:  # it was short
             return
@@ -57,11 +56,11 @@ class Texts:
             del self._kept[text]
             self._size -= len(text)
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
             _log.warning(
-                "the processes under watch have more than %d MiB of command lines: `ps` shows "
-                "not all of them",
+                "the watched processes have more than %d MiB of command lines: `ps` does not show "
+                "all of them",
                 self._most >> 20,
             )
