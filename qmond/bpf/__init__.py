@@ -1,1 +1,1 @@
-"""The kernel side, and what the daemon needs to speak with it."""
+"""The BPF programs (qmon.c), their loader, and access to their maps and ring buffer."""

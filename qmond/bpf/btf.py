@@ -1,7 +1,7 @@
 """Byte offsets of kernel struct members, read from BTF.
 
-The format: Documentation/bpf/btf.rst in Linux. Members are found in anonymous structs and unions
-too; Linux 6.18 holds `d_name` and `f_path` in some.
+Linux' Documentation/bpf/btf.rst has the format. Members of anonymous structs and unions are found,
+too: in Linux 6.18, `d_name` and `f_path` are such members.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TAIL = {
     17: (4, 0),  # decl_tag
     19: (0, 12),  # enum64
 }
-"""Kind → bytes that follow struct btf_type: fixed, and for each of its `vlen`."""
+"""For each kind, the bytes after struct btf_type: a fixed number, and so many per `vlen`."""
 
 
 class Btf:
@@ -54,19 +54,19 @@ class Btf:
         self._positions = self._index()
 
     def offset(self, path: str) -> int:
-        """Return the offset in bytes of `struct.member…member`, from the first struct's start."""
+        """Return the offset in bytes of `struct.member.member`. Raises BtfError."""
         first, *members = path.split(".")
         type_id, total = self._struct(first), 0
         for name in members:
             found = self._member(type_id, name)
             if found is None:
-                raise BtfError(f"this kernel's BTF has no member {name!r} on the way of {path!r}")
+                raise BtfError(f"this kernel's BTF has no member {name!r} of {path!r}")
             offset, type_id = found
             total += offset
         return total
 
     def _index(self) -> list[int]:
-        """Return where each type starts, by its ID; ID 0 is void."""
+        """Return the position of each type by its ID; ID 0 is void."""
         positions, position = [0], 0
         unpack, types, tail = _WORD.unpack_from, self._types, _TAIL
         while position < len(types):
@@ -77,12 +77,12 @@ class Btf:
         return positions
 
     def _type(self, type_id: int) -> tuple[int, int, bool, int]:
-        """Return a type's kind, vlen, kind_flag, and the type that it refers to."""
+        """Return the kind, vlen and kind_flag of a type, and the ID of the type it refers to."""
         _, info, reference = _TYPE.unpack_from(self._types, self._positions[type_id])
         return info >> 24 & 0x1F, info & 0xFFFF, bool(info >> 31), reference
 
     def _struct(self, name: str) -> int:
-        at = self._strings.find(b"\0" + name.encode() + b"\0") + 1  # BTF holds a string once
+        at = self._strings.find(b"\0" + name.encode() + b"\0") + 1  # BTF has each string once
         if at:
             needle, position = pack("=I", at), -1
             while (position := self._types.find(needle, position + 1)) >= 0:
@@ -93,7 +93,7 @@ class Btf:
         raise BtfError(f"this kernel's BTF has no struct {name!r}")
 
     def _member(self, type_id: int, name: str) -> tuple[int, int] | None:
-        """Return a member's offset and type."""
+        """Return the offset and the type of a member, or None."""
         kind, vlen, bitfields, reference = self._type(type_id)
         while kind in _MODIFIERS:
             type_id = reference
@@ -115,13 +115,11 @@ class Btf:
 
 
 def read_vmlinux(path: Path = VMLINUX) -> Btf:
-    """Return the running kernel's BTF."""
+    """Return the BTF of the running kernel. Raises BtfError."""
     try:
         data = path.read_bytes()
     except OSError as error:
         message = f"{path}: {error.strerror}: the kernel has no type information (BTF)"
-        hint = (
-            "qmond needs a kernel with CONFIG_DEBUG_INFO_BTF=y, as every current distribution's is"
-        )
+        hint = "qmond needs a kernel with CONFIG_DEBUG_INFO_BTF=y, as current distributions have"
         raise BtfError(message, hint=hint) from error
     return Btf(data)

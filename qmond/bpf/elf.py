@@ -1,7 +1,7 @@
-"""What a 64-bit ELF file tells: where its functions are, and whether it is linked statically.
+"""Read 64-bit ELF files: the offsets of functions, and whether a program is linked statically.
 
-The format: elf(5). Anybody may have written the file, so only the parts that are needed are read,
-each within a limit that no real library comes near.
+elf(5) has the format. The file may be hostile. So only the needed parts are read, each with a size
+limit far above that of real libraries.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ _STRINGS_MAX: Final = 4 << 20
 _NAME_MAX: Final = 256
 
 _IDENT: Final = b"\x7fELF\x02\x01"
-# struct Elf64_Ehdr, from e_phoff on behind the first 32 bytes: phoff, shoff, phentsize, phnum,
-# shentsize, shnum
+# struct Elf64_Ehdr from its 32nd byte on: phoff, shoff, phentsize, phnum, shentsize, shnum
 _HEADER: Final = Struct("<32xQQ6xHHHH2x")
 # struct Elf64_Phdr: type, flags, offset, vaddr, filesz
 _PROGRAM: Final = Struct("<IIQQ8xQ16x")
@@ -57,20 +56,20 @@ class _Section(NamedTuple):
 def is_static(file: int) -> bool:
     """Whether an open file names no dynamic linker.
 
-    Raises ValueError where it is no 64-bit ELF file, OSError where it cannot be read.
+    Raises ValueError if it is not a 64-bit ELF file, OSError if it cannot be read.
     """
     return all(segment.kind != _PT_INTERP for segment in _segments(file, _header(file)))
 
 
 def symbol_offsets(file: int, names: Iterable[str]) -> dict[str, int]:
-    """Return where in an open file each function starts, from its dynamic symbol table.
+    """Return the file offset of each of these functions, from the dynamic symbol table.
 
-    Raises ValueError where it is no shared library as linkers make them, OSError where it cannot
-    be read.
+    Functions that the file does not have are left out. Raises ValueError if it is not a normal
+    shared library, OSError if it cannot be read.
     """
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode) or status.st_size > _FILE_MAX:
-        raise ValueError("not a regular file of a library's size")
+        raise ValueError("not a regular file, or too large for a library")
     wanted = {name.encode(): name for name in names}
     header = _header(file)
     code = [
@@ -81,7 +80,7 @@ def symbol_offsets(file: int, names: Iterable[str]) -> dict[str, int]:
     symbols, strings = _tables(file, header)
     found = {}
     for name_at, info, section, address in _SYMBOL.iter_unpack(symbols):
-        if info & 0xF not in _FUNCTIONS or not section:  # 0: it is another file's
+        if info & 0xF not in _FUNCTIONS or not section:  # 0: undefined here
             continue
         end = strings.find(b"\0", name_at, name_at + _NAME_MAX + 1)
         if end < 0:
@@ -95,15 +94,15 @@ def _tables(file: int, header: tuple[int, ...]) -> tuple[bytes, bytes]:
     """Return the dynamic symbols and their strings."""
     _, start, _, _, size, count = header
     if size != _SECTION.size or count > _SECTIONS_MAX:
-        raise ValueError("section headers of an odd size or number")
+        raise ValueError("section headers of a wrong size or number")
     rows = _read(file, start, size * count)
     sections = [_Section(*row) for row in _SECTION.iter_unpack(rows)]
     tables = [section for section in sections if section.kind == _SHT_DYNSYM]
     if len(tables) != 1:
-        raise ValueError("not one table of dynamic symbols")
+        raise ValueError("there must be one table of dynamic symbols")
     (symbols,) = tables
     if symbols.entry != _SYMBOL.size or symbols.size % _SYMBOL.size:
-        raise ValueError("dynamic symbols of an odd size")
+        raise ValueError("dynamic symbols of a wrong size")
     if symbols.size > _SYMBOLS_MAX * _SYMBOL.size:
         raise ValueError("too many dynamic symbols")
     if symbols.link >= count or sections[symbols.link].kind != _SHT_STRTAB:
@@ -121,7 +120,7 @@ def _file_offset(code: list[_Segment], address: int, size: int) -> int:
             if offset < size:
                 return offset
             raise ValueError("a function is behind the file's end")
-    raise ValueError("a function is in no segment of code")
+    raise ValueError("a function is outside of the code")
 
 
 def _header(file: int) -> tuple[int, ...]:
@@ -134,12 +133,12 @@ def _header(file: int) -> tuple[int, ...]:
 def _segments(file: int, header: tuple[int, ...]) -> list[_Segment]:
     start, _, size, count, _, _ = header
     if size != _PROGRAM.size or count > _PROGRAM_HEADERS_MAX:
-        raise ValueError("program headers of an odd size or number")
+        raise ValueError("program headers of a wrong size or number")
     return [_Segment(*row) for row in _PROGRAM.iter_unpack(_read(file, start, size * count))]
 
 
 def _read(file: int, offset: int, size: int) -> bytes:
-    """Read a part of a file. Raises ValueError where the file does not have all of it."""
+    """Read a part of a file. Raises ValueError if the file ends before it."""
     if offset > _FILE_MAX:
         raise ValueError("a table is too far from the file's start")
     data = os.pread(file, size, offset)

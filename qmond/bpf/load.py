@@ -1,7 +1,7 @@
-"""The loader child: BCC compiles, loads and attaches qmon.c, and hands its descriptors over.
+"""The loader: a child process in which BCC compiles, loads and attaches qmon.c.
 
-`load()` is the daemon's side; the child is this module run as a program, and the only place that
-imports bcc, because what BCC and LLVM take in memory they never give back.
+`load()` is the daemon's side. It starts this module as a program, which sends the descriptors back.
+Only that child imports bcc, because BCC and LLVM never free the memory that they take.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Options", "fingerprint", "load", "names"]
 
 _HERE: Final = Path(__file__).parent
 _TIMEOUT: Final = 120
-"""Seconds. Loading takes a fraction of one, but on a busy machine was seen to take nine."""
+"""Seconds. Loading takes less than one, but nine were seen on a busy machine."""
 
 OFFSETS: Final = {
     "BPRM_FILE": "linux_binprm.file",
@@ -58,9 +58,9 @@ OFFSETS: Final = {
     "TASK_START_BOOTTIME": "task_struct.start_boottime",
     "TASK_TGID": "task_struct.tgid",
 }
-"""What qmon.c calls OFFSET_…, and where BTF has it: newer kernels' name first."""
+"""The member in BTF for each OFFSET_… of qmon.c; of two, that of newer kernels is first."""
 HOST_OFFSETS: Final = {"x86_64": {"TASK_STATUS": "task_struct.thread_info.status"}, "aarch64": {}}
-"""Likewise, on hosts of one architecture alone."""
+"""The same, for one architecture of the host."""
 
 TRACEPOINTS: Final = (
     "sched_process_exec",
@@ -87,24 +87,24 @@ MAPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is fixed when the kernel side is loaded."""
+    """Options that are fixed when the kernel side is loaded."""
 
     ring: int
-    """Bytes; a power of two of at least a page."""
+    """Bytes, a power of two, at least a page."""
     multi: bool = True
-    """Whether allocation probes go by uprobe_multi links, where the kernel has them."""
+    """Whether allocation probes use uprobe_multi links, if the kernel has them."""
 
 
 def names() -> set[str]:
-    """Return the names of all descriptors that `load` gives."""
+    """Return the names of the descriptors that `load` returns."""
     links = {f"link:{name}" for name in TRACEPOINTS}
     return links | {f"map:{name}" for name in MAPS} | {"program:on_allocation"}
 
 
 def fingerprint(options: Options, *more: str) -> str:
-    """Return what tells whether a kernel side that runs is the one that would be loaded now.
+    """Return a hash that is the same if `load` would load the same kernel side.
 
-    `more` is what else has to be the same.
+    `more` is added to the hash.
     """
     parts = [header(), (_HERE / "qmon.c").read_text(), repr(pack(platform.machine()))]
     parts += [
@@ -118,9 +118,10 @@ def fingerprint(options: Options, *more: str) -> str:
 
 
 def load(options: Options) -> dict[str, int]:
-    """Compile and attach the kernel side; returns its descriptors by name, which are the caller's.
+    """Compile and attach the kernel side; returns its descriptors by name.
 
-    Names are `map:NAME`, `link:TRACEPOINT` and `program:NAME`. Raises LoadError.
+    Names are `map:NAME`, `link:TRACEPOINT` and `program:NAME`. The caller owns the descriptors.
+    Raises LoadError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     noise = os.memfd_create("qmond-loader")
@@ -151,7 +152,7 @@ def load(options: Options) -> dict[str, int]:
 
 
 def _failure(answer: dict[str, Any], output: str) -> LoadError:
-    """Return what went wrong, with the part of clang's or the verifier's words that says why."""
+    """Return the error, with the end of the messages of clang or of the verifier."""
     lines = [line for line in output.splitlines() if line.strip()]
     reason = answer.get("error") or "the loader ended without an answer"
     detail = "".join(f"\n  | {line}" for line in lines[-30:])
@@ -164,7 +165,7 @@ def _failure(answer: dict[str, Any], output: str) -> LoadError:
 
 
 def _build(options: Options) -> dict[str, int]:
-    """Compile, load, fill the tables and attach; the descriptors stay open until the child ends."""
+    """Compile, load, fill the tables and attach; returns descriptors that this process owns."""
     host = platform.machine()
     if host not in HOSTS:
         raise LoadError(f"no system call table for a host of {host}: there are {', '.join(HOSTS)}")
@@ -178,10 +179,10 @@ def _build(options: Options) -> dict[str, int]:
     ]
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE / "stubs")
     try:
-        from bcc import BPF  # noqa: PLC0415 - 60 MB that only this child may take
+        from bcc import BPF  # noqa: PLC0415 - it takes 60 MB: only in this child
     except ImportError as error:
-        message = f"no bcc for {sys.executable}: {error}"
-        hint = "install python3-bpfcc; a venv must see the system Python's packages"
+        message = f"{sys.executable} has no module bcc: {error}"
+        hint = "install python3-bpfcc; a venv needs --system-site-packages"
         raise LoadError(message, hint=hint) from error
 
     text = header() + '#line 1 "qmon.c"\n' + (_HERE / "qmon.c").read_text()
@@ -194,15 +195,15 @@ def _build(options: Options) -> dict[str, int]:
         calls[number.to_bytes(4, sys.byteorder)] = row
     found = {f"map:{name}": program[name].map_fd for name in MAPS}
     found["program:on_allocation"] = _load_allocation(program, multi=options.multi)
-    # BPF() attached the tracepoints by the names of their programs; settings that are all 0 hold
-    # them idle until the daemon writes its own
+    # BPF() has attached the tracepoints by the names of the programs. They do nothing until the
+    # daemon writes settings: these are 0
     links = {name.decode(): fd for name, fd in program.raw_tracepoint_fds.items()}
     found |= {f"link:{name}": links[name] for name in TRACEPOINTS}
     return found
 
 
 def _offset(btf: Btf, paths: str) -> int:
-    """Return the offset of the first of some members that this kernel has. Raises BtfError."""
+    """Return the offset of the first of these members that this kernel has. Raises BtfError."""
     *others, last = paths.split()
     for path in others:
         with contextlib.suppress(BtfError):
@@ -211,14 +212,14 @@ def _offset(btf: Btf, paths: str) -> int:
 
 
 def _load_allocation(program: Any, *, multi: bool) -> int:  # noqa: ANN401 - a bcc.BPF
-    """Load the program of the allocation probes for the one kind of link or the other."""
+    """Load the program of the allocation probes, for uprobe_multi links or for perf events."""
     from bcc import BPF  # noqa: PLC0415 - as above
 
     if multi:
         fd: int = program.load_func("on_allocation", BPF.KPROBE, None, UPROBE_MULTI).fd
         if has_multi(fd):
             return fd
-        del program.funcs[b"on_allocation"]  # bcc would give the same again
+        del program.funcs[b"on_allocation"]  # otherwise bcc returns the same again
     single: int = program.load_func("on_allocation", BPF.KPROBE).fd
     return single
 
@@ -232,7 +233,7 @@ def _hint() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run as the child: descriptor of the socket to the daemon, and the options as JSON."""
+    """Run as the child. Arguments: the descriptor of the socket to the daemon, options as JSON."""
     channel = socket.socket(fileno=int(arguments[0]))
     found: dict[str, int] = {}
     answer: dict[str, Any]
@@ -240,13 +241,13 @@ def main(arguments: list[str]) -> None:
         found = _build(Options(**json.loads(arguments[1])))
     except QmondError as error:
         answer = {"error": error.args[0], "hint": error.hint}
-    except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; the daemon tells the user
+    except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; the daemon reports it
         answer = {"error": str(error), "hint": _hint()}
     else:
         answer = {"names": list(found)}
     socket.send_fds(channel, [json.dumps(answer).encode()], list(found.values()))
     sys.stderr.flush()
-    os._exit(0)  # not through bcc's clean-up: the daemon has the probes now
+    os._exit(0)  # without bcc's clean-up: the daemon has the probes now
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""bpf(2) on descriptors: BPF maps without libbpf.
+"""BPF maps by bpf(2), without libbpf.
 
-The commands and the layout of their attributes: union bpf_attr in Linux' include/uapi/linux/bpf.h.
+The commands and their attributes are those of union bpf_attr in Linux' include/uapi/linux/bpf.h.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
-    """Ask the kernel, by the system call of this name; returns its result. Raises OSError."""
+    """Ask the kernel by the system call bpf; returns its result. Raises OSError."""
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     number = _SYSCALL[platform.machine()]
     result: int = _libc.syscall(number, command, buffer, ctypes.c_uint(len(attributes)))
@@ -37,17 +37,17 @@ def bpf(command: int, attributes: bytes) -> int:
 
 
 def synchronize() -> None:
-    """Wait until every program of the kernel side that runs at this moment is done.
+    """Wait until all BPF programs that run now have ended.
 
-    They run with preemption off, and membarrier(2) waits for an RCU grace period; where the kernel
-    has none for us, a while must do.
+    They run with preemption disabled, and membarrier(2) waits for an RCU grace period. If the
+    kernel has no membarrier, sleep instead.
     """
     if _libc.syscall(_MEMBARRIER[platform.machine()], 1, 0, 0) < 0:  # MEMBARRIER_CMD_GLOBAL
         time.sleep(0.02)
 
 
 def possible_cpus(text: str | None = None) -> int:
-    """Return how many CPUs there may be: a per-CPU map holds one value for each."""
+    """Return the number of possible CPUs: a per-CPU map has one value for each."""
     if text is None:
         with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
             text = file.read()
@@ -58,10 +58,10 @@ def possible_cpus(text: str | None = None) -> int:
 
 
 class Map:
-    """One BPF map by its descriptor, which the map owns; keys and values are bytes.
+    """A BPF map, by its descriptor. Keys and values are bytes.
 
-    `value_size` is of one value; a per-CPU map gives and takes `cpus` of them, each padded to a
-    multiple of 8 bytes.
+    `value_size` is the size of one value. In a per-CPU map, a value has `cpus` of them, each
+    padded to a multiple of 8 bytes.
     """
 
     def __init__(self, fd: int, key_size: int, value_size: int, *, cpus: int = 1) -> None:
@@ -89,7 +89,7 @@ class Map:
             raise _missing(error, key) from error
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the keys; one that is deleted meanwhile may be left out or come twice."""
+        """Yield the keys. If keys are deleted meanwhile, some may be left out or come twice."""
         key: bytes | None = None
         while True:
             try:
@@ -101,7 +101,7 @@ class Map:
             yield key
 
     def insert(self, key: bytes, value: bytes) -> bool:
-        """Set a value unless the key is there already; says whether it did."""
+        """Set a value if the key does not exist; returns whether it was set."""
         self._value.raw = value
         try:
             self._call(_UPDATE, key, _NOEXIST)

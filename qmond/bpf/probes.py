@@ -1,4 +1,4 @@
-"""The kernel side in the daemon's hands: descriptors by name, and what can be done with them."""
+"""The loaded kernel side: its settings, watched processes, counters and statistics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from qmond.events.table import EVENTS
 __all__ = ["PREFIX_MAX", "Counter", "Probes", "Settings", "Statistic"]
 
 PREFIX_MAX: Final = PATTERN_WORDS * 8
-"""The longest prefix that the kernel side compares, in bytes."""
+"""The longest prefix of a file name, in bytes."""
 
 _ZERO: Final = bytes(4)
 _BUCKET: Final = layout_format(BUCKET)
@@ -46,10 +46,10 @@ _STATISTIC_KEY: Final = layout_format(STATISTIC_KEY)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the kernel side is told: bit N of `mask` wants event N; `capture` is in bytes.
+    """The settings of the kernel side. Bit N of `mask` enables event N; `capture` is in bytes.
 
-    `budget` is how many allocations a second one process is counted for; `limits` how many events
-    of a type a second one process may make, by the event's number.
+    `budget` is the most allocations per second that are counted for one process. `limits` is the
+    most events per second of one process, by the number of the event.
     """
 
     mask: int
@@ -62,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One event's figures, since the kernel side was loaded."""
+    """The counts of one event, since the kernel side was loaded."""
 
     seen: int
     lost: int
@@ -71,7 +71,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """One process' figures of one interval."""
+    """The statistics of one process in one interval."""
 
     mmaps: int = 0
     max_pages: int = 0
@@ -88,14 +88,14 @@ class Statistic:
 
 
 class Probes:
-    """The loaded kernel side. `descriptors` are its own from here on; closing them detaches it."""
+    """The loaded kernel side. It owns `descriptors`; when they are closed, it is detached."""
 
     def __init__(self, descriptors: dict[str, int], options: Options) -> None:
         self.descriptors = descriptors
         self.ring = RingBuffer(descriptors["map:events"], options.ring)
         self.urgent = RingBuffer(descriptors["map:urgent"], URGENT_SIZE)
         cpus = possible_cpus()
-        self._page = 0  # of `tracked`, that is mapped: where it begins, in bytes
+        self._page = 0  # the offset in bytes of the mapped page of `tracked`
         self._map_tracked()
         self._probed = Map(descriptors["map:probed"], 4, layout_format(HITS).size)
         more = 8 * len(EVENTS) + 2 * PATTERN_MAX * 2 * PREFIX_MAX
@@ -108,21 +108,21 @@ class Probes:
         )
         self._others = Map(descriptors["map:others"], 4, _STATISTIC.size, cpus=cpus)
         self._wanted: Settings | None = None
-        # that of the statistics goes on where another daemon left it
+        # continues where the last daemon stopped
         self._generation: int = _SETTINGS.unpack_from(self._settings[_ZERO])[2]
 
     @classmethod
     def load(cls, options: Options) -> Self:
-        """Compile and attach; nothing is watched until settings are given. Raises LoadError."""
+        """Compile and attach. No process is watched before `configure`. Raises LoadError."""
         return cls(load(options), options)
 
     @property
     def attached(self) -> list[str]:
-        """The kernel's tracepoints that are attached."""
+        """The attached tracepoints."""
         return [name.removeprefix("link:") for name in self.descriptors if name.startswith("link:")]
 
     def configure(self, settings: Settings) -> None:
-        """Put settings in force, all at once for what starts after."""
+        """Put settings in force, atomically for each program that starts afterwards."""
         self._wanted = settings
         patterns = [settings.prefixes, settings.excludes]
         head = _SETTINGS.pack(
@@ -135,24 +135,24 @@ class Probes:
         limits = pack(
             f"={len(EVENTS)}Q", *(settings.limits.get(at, 0) for at in range(len(EVENTS)))
         )
-        with contextlib.suppress(OSError):  # full: what is held back of these is only in `counters`
+        with contextlib.suppress(OSError):  # if it is full, these are counted only in `counters`
             for event in settings.limits:
                 self._buckets.insert(_BUCKET_KEY.pack(OTHERS, event), bytes(_BUCKET.size))
         self._settings[_ZERO] = head + limits + b"".join(map(_patterns, patterns))
 
     def track(self, pid: int) -> bool:
-        """Watch a process that already runs; false where it is watched already."""
+        """Watch a process that already runs; returns false if it is watched already."""
         if self.is_tracked(pid):
             return False
         self._store(pid, ORIGINS["procfs"] | secrets.randbelow(TREES) << TREE_SHIFT)
         return True
 
     def untrack(self, pid: int) -> None:
-        """Watch a process no longer."""
+        """Stop watching a process."""
         self._store(pid, 0)
 
     def is_tracked(self, pid: int) -> bool:
-        """Whether a process is under watch at this moment."""
+        """Whether a process is watched now."""
         at = self._turn_to(pid)
         return bool(self._watch[at])
 
@@ -161,7 +161,7 @@ class Probes:
         self._watch[at] = value
 
     def _turn_to(self, pid: int) -> int:
-        """Map the page that a process is in; returns where in it."""
+        """Map the page of `tracked` that has a process; returns its index in that page."""
         if (page := 2 * pid & -mmap.PAGESIZE) != self._page:
             self._unmap_tracked()
             self._page = page
@@ -169,7 +169,10 @@ class Probes:
         return pid - page // 2
 
     def _map_tracked(self) -> None:
-        """Map one page, of two bytes a process ID: what is mapped counts as our memory."""
+        """Map one page of `tracked`, not all: mapped pages count as memory of the daemon.
+
+        It has two bytes for each process ID.
+        """
         self._tracked = mmap.mmap(
             self.descriptors["map:tracked"], mmap.PAGESIZE, mmap.MAP_SHARED, offset=self._page
         )
@@ -181,22 +184,22 @@ class Probes:
 
     @property
     def allocation_program(self) -> int:
-        """The descriptor of the program for allocation probes."""
+        """The descriptor of the program that allocation probes run."""
         return self.descriptors["program:on_allocation"]
 
     def expect_allocations(self, pid: int) -> None:
-        """Keep the budget of a process that is about to get probes, and watch over its execs.
+        """Prepare for allocation probes in a process: its budget, and a notice when it execs.
 
-        Raises OSError where there are too many.
+        Raises OSError if there are too many such processes.
         """
         self._probed[pack("=I", pid)] = bytes(layout_format(HITS).size)
 
     def urgently(self) -> list[int]:
-        """Return the processes whose probes must go at once; `urgent.fd` is readable for them."""
+        """Return the processes whose probes must be removed at once; poll `urgent.fd` for them."""
         return [unpack("=I", record)[0] for record in self.urgent.drain(1024)]
 
     def counters(self) -> dict[str, Counter]:
-        """Return every event's figures, summed over the CPUs."""
+        """Return the counts of every event by name, summed over the CPUs."""
         found = {}
         for number, event in enumerate(EVENTS):
             rows = _COUNTER.iter_unpack(self._counters[pack("=I", number)])
@@ -204,9 +207,9 @@ class Probes:
         return found
 
     def newly_suppressed(self) -> dict[int, dict[str, int]]:
-        """Return what limits held back since the last call: process → event → count.
+        """Return the events that limits suppressed since the last call, by process and event.
 
-        `OTHERS` stands for those that had no room for a count of their own.
+        The process `OTHERS` is for processes that had no space for a count of their own.
         """
         found: dict[int, dict[str, int]] = {}
         for key in list(self._buckets):
@@ -220,10 +223,9 @@ class Probes:
         return found
 
     def next_interval(self) -> int:
-        """Begin a new interval of the statistics; returns the number of the one that ends.
+        """Begin a new interval of the statistics; returns the number of the old one.
 
-        Whoever is counting in the old one at this moment is done a few microseconds later:
-        collect it after that.
+        Programs that run now still count in the old one, for some microseconds. Collect it later.
         """
         ended, self._generation = self._generation, self._generation + 1 & 0xFFFFFFFF
         none = bytes(_STATISTIC.size * possible_cpus())
@@ -233,7 +235,10 @@ class Probes:
         return ended
 
     def collect(self, generation: int) -> dict[int, Statistic]:
-        """Take out an interval's statistics, by process; `OTHERS` stands for those without room."""
+        """Remove and return the statistics of an interval, by process.
+
+        The process `OTHERS` is for processes that had no space for statistics of their own.
+        """
         ended = [key for key in self._statistics if _STATISTIC_KEY.unpack(key)[0] == generation]
         found = {}
         for key in ended:
@@ -243,9 +248,9 @@ class Probes:
         return found | ({OTHERS: others} if others != Statistic() else {})
 
     def detach(self) -> None:
-        """Take every tracepoint off; no event is recorded any more afterwards.
+        """Detach every tracepoint. Afterwards no event is recorded.
 
-        Not even where others hold them, too, such as a descriptor store that is being emptied.
+        That holds even if another process has the links open, such as systemd's descriptor store.
         """
         if self._wanted is not None:
             self.configure(replace(self._wanted, mask=0, prefixes=()))
@@ -254,7 +259,7 @@ class Probes:
         synchronize()
 
     def close(self) -> None:
-        """Detach every probe and give everything back."""
+        """Detach every probe, and close all descriptors."""
         self.ring.close()
         self.urgent.close()
         self._unmap_tracked()
@@ -264,12 +269,12 @@ class Probes:
 
 
 def _sum(rows: bytes) -> Statistic:
-    """Return a figure of all CPUs."""
+    """Return the sum over the CPUs."""
     return sum((Statistic(*row) for row in _STATISTIC.iter_unpack(rows)), Statistic())
 
 
 def _patterns(prefixes: tuple[bytes, ...]) -> bytes:
-    """Return struct qmon_pattern[]: the text, and the bytes of a name that it must be equal to."""
+    """Return struct qmon_pattern[]: each prefix, and a mask of the bytes to compare."""
     rows = [
         prefix.ljust(PREFIX_MAX, b"\0") + b"\xff" * len(prefix) + bytes(PREFIX_MAX - len(prefix))
         for prefix in prefixes

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The kernel side of qmond: decides which processes are watched, and turns what they do into
- * records in one ring buffer. Compiled by BCC; the structs and the EVENT_, HANDLER_ and FLAG_
- * numbers come from the generated header in front of it, the OFFSET_ numbers from the running
+ * The kernel side of qmond. It decides which processes are watched, and writes a record of each of
+ * their events to a ring buffer. BCC compiles it. The structs and the numbers EVENT_, HANDLER_ and
+ * FLAG_ are in a generated header in front of this file. The numbers OFFSET_ are from the running
  * kernel's BTF.
  */
 #define always __attribute__((always_inline)) inline
@@ -14,19 +14,19 @@
 #define NAME_SIZE 256
 #define ADDRESS_SIZE 128
 #define SECOND 1000000000ULL
-#define PARTS_AT_ONCE 128 /* of a vector, before the program calls itself for the rest */
-#define STEPS_AT_ONCE 512 /* messages and parts of messages likewise */
+#define PARTS_AT_ONCE 128 /* parts of a vector in one run of the program, before it calls itself */
+#define STEPS_AT_ONCE 512 /* the same for messages and their parts */
 #define LATE_SLOTS 4096
 #define LATE_MAX 4096
 #define ROWS_MAX 8192
 #define CGROUP_DEPTH 16
 #define CGROUP_SIZE (CGROUP_DEPTH * NAME_SIZE)
 #define RING_SIZE ((u64)RING_PAGES * PAGE_SIZE)
-#define GREED 8 /* what a tree may have in the ring, in times of what is free */
-#define USER_GREED 32 /* what all trees of a user may have */
+#define GREED 8 /* a tree may hold so many times the free space of the ring */
+#define USER_GREED 32 /* the same for all trees of a user together */
 #define USERS 4096
-#define VECTOR_MAX 1024 /* the kernel takes no more messages in one call: UIO_MAXIOV */
-#define SIGINFO_PID 12 /* siginfo_t.si_pid, in bytes; asm-generic/siginfo.h */
+#define VECTOR_MAX 1024 /* UIO_MAXIOV: the most messages in one call */
+#define SIGINFO_PID 12 /* offset of siginfo_t.si_pid in bytes: asm-generic/siginfo.h */
 
 /*
  * The kernel's helpers by names of our own: where BCC meets a call by the usual name, it reads the
@@ -40,8 +40,9 @@ struct task_struct;
 struct linux_binprm;
 
 /*
- * Two bytes for each process ID there can be: 0, or how it came under watch, an ORIGIN_ number, and
- * which tree it is of, TREE_SHIFT bits up. The daemon has it mapped, and stores them too.
+ * Two bytes for each possible process ID: 0 if it is not watched. Otherwise an ORIGIN_ number, and
+ * from bit TREE_SHIFT on the number of its process tree. The daemon maps this array, and writes to
+ * it, too.
  */
 BPF_F_TABLE("array", u32, u64, tracked, PID_LIMIT / 4, BPF_F_MMAPABLE);
 BPF_ARRAY(settings, struct qmon_settings, 1);
@@ -49,51 +50,51 @@ BPF_ARRAY(calls, struct qmon_call, CALL_LIMIT);
 BPF_PROG_ARRAY(handlers, HANDLER_COUNT);
 BPF_PERCPU_ARRAY(counters, struct qmon_counter, EVENT_COUNT);
 BPF_PERCPU_HASH(statistics, struct qmon_statistic_key, struct qmon_statistic, ROWS_MAX);
-/* the sums of those who found no room there, in this interval and in that before: by its last bit */
+/* sums of processes without a row there, for this interval and the last: by its lowest bit */
 BPF_PERCPU_ARRAY(others, struct qmon_statistic, 2);
-/* tokens of a process for an event, where that is limited */
+/* token buckets by process and event, for events with a limit */
 BPF_HASH(buckets, struct qmon_bucket_key, struct qmon_bucket, 16384);
 /*
- * What a tree of processes takes of what all share, and what a user's trees take together: for a user
- * can start as many as they like. A tree's number is one by chance, so that nobody can choose to have
- * another's; where two trees have the same, they share. Users likewise; root is user 0, whose guests
- * are held to their trees' shares alone.
+ * What a process tree uses of shared resources, and what all trees of a user use together, because a
+ * user can start any number of trees. The number of a tree is random, so that nobody can choose that
+ * of another tree. Trees with the same number share. The same holds for users. Root is user 0, and has
+ * no limit as a user.
  */
 struct share {
-	u64 half; /* the number of the half of the ring that is filled now */
-	u64 bytes[2]; /* put into it: of ordinary records, of lives */
-	u64 before[2]; /* into the half before */
-	u64 earlier[2]; /* into the half before that */
-	u64 late; /* slots of `late` */
-	u64 spent; /* as in a bucket: of those of a tree that have none of their own */
-	u32 generation; /* of the statistics, and the rows that they have there */
+	u64 half; /* number of the half of the ring that is being filled */
+	u64 bytes[2]; /* bytes in it: of ordinary records, of starts and ends of processes */
+	u64 before[2]; /* bytes in the half before */
+	u64 earlier[2]; /* bytes in the half before that */
+	u64 late; /* entries in `late` */
+	u64 spent; /* as in a bucket, for processes of the tree without a bucket of their own */
+	u32 generation; /* interval of the statistics, and the rows used in it */
 	u32 rows;
-	u64 user; /* a tree's, as was seen last */
+	u64 user; /* of a tree: the number of its user, as seen last */
 };
 BPF_ARRAY(trees, struct share, TREES);
 BPF_ARRAY(users, struct share, USERS);
-/* task → a call whose memory could not be read at its entry: tried again at its exit */
+/* by task: a call whose memory could not be read at the entry; it is read again at the exit */
 struct entry {
 	u64 since;
 	u32 event;
 	u32 call;
-	u32 tree; /* whose share the slot is of */
+	u32 tree; /* tree and user to which the entry is counted */
 	u32 user;
 };
-BPF_HASH(late, u64, struct entry, LATE_MAX); /* by task and not by tid: an exec can change that */
-/* how many of them there are, by some bits of the task: mostly none, and nobody need look */
+BPF_HASH(late, u64, struct entry, LATE_MAX); /* by task, because an exec can change the tid */
+/* number of entries by some bits of the task: if it is 0, as mostly, no lookup is needed */
 BPF_ARRAY(late_counts, u32, LATE_SLOTS);
-/* tid → the call that is about to make a process; what stays behind has failed */
+/* by tid: the call that creates a process now; entries of failed calls stay behind */
 BPF_TABLE("lru_hash", u32, u32, forking, 1024);
-/* processes whose EXIT was sent: the last two threads can end at the same moment */
+/* processes whose EXIT was sent, because the last two threads can end at the same moment */
 struct identity {
 	u64 start;
 	u64 pid;
 };
 BPF_TABLE("lru_hash", struct identity, u32, ended, 1024);
-/* tgid of who has allocation probes, as the daemon says → those of the second since `since` */
+/* processes with allocation probes: allocations in the second from `since` on */
 BPF_HASH(probed, u32, struct qmon_hits, PROBED_MAX);
-/* processes whose probes must go at once; what lies in the ring of events may have to wait */
+/* processes whose probes must be removed at once, without waiting behind the events */
 BPF_RINGBUF_OUTPUT(urgent, URGENT_PAGES);
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
@@ -103,7 +104,7 @@ struct part {
 	u64 size;
 };
 
-/* struct mmsghdr; a struct msghdr is its first part */
+/* struct mmsghdr, which begins with a struct msghdr */
 struct message {
 	u64 name[2];
 	const struct part *parts;
@@ -113,30 +114,30 @@ struct message {
 };
 
 /*
- * Where a walk through a vector stands. It lies in the room and not in registers: the verifier
- * then takes all ways through a step of the loop for one, or it would give up.
+ * The state of a walk through a vector. It is kept in memory, not in registers: the verifier then
+ * does not tell the paths through a step of the loop apart. Otherwise it would exceed its limit.
  */
 struct walk {
 	const struct message *messages;
-	u64 count; /* of messages to come */
+	u64 count; /* messages left */
 	const struct part *parts;
-	u64 left; /* parts to come */
-	u64 total; /* the most bytes that are of interest */
-	u64 sum; /* bytes that there were so far */
-	u64 most; /* bytes to copy */
+	u64 left; /* parts left */
+	u64 total; /* the most bytes to count */
+	u64 sum; /* bytes counted so far */
+	u64 most; /* the most bytes to copy */
 	u64 n; /* bytes copied so far */
 	u32 flags;
-	u32 going; /* it has begun, and is not at its end */
+	u32 going; /* begun, and not finished */
 };
 
 /*
- * Room to build one record in. The programs that use it run in a process' context with
- * preemption off, so none finds it taken; where a kernel lets them be preempted, the second one
- * gives up, and counts its event as lost.
+ * Space to build one record in. The programs that use it run in process context with preemption
+ * disabled, so it is never taken. If a kernel allows preemption here, the second program gives up, and
+ * counts its event as lost.
  */
 struct room {
-	u64 taken; /* by which thread, or 0 */
-	u64 since; /* the time of the call that is tried again, otherwise 0 */
+	u64 taken; /* the thread that uses it, or 0 */
+	u64 since; /* time of the entry of a call that is read again, or 0 */
 	struct walk walk;
 	struct qmon_record record;
 	char data[2 * CAPTURE_MAX];
@@ -148,10 +149,10 @@ struct image_room {
 	struct qmon_image image;
 	char data[NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1 + ARGV_MAX];
 };
-BPF_ARRAY(rooms, struct room, CPU_COUNT); /* by CPU: a per-CPU value has at most 32 KiB */
+BPF_ARRAY(rooms, struct room, CPU_COUNT); /* by CPU: a value of a per-CPU map may have only 32 KiB */
 BPF_PERCPU_ARRAY(image_rooms, struct image_room, 1);
 
-/* ---- what every program needs -------------------------------------------------------------- */
+/* ---- common parts -------------------------------------------------------------------------- */
 
 static always struct qmon_settings *the_settings(void)
 {
@@ -165,7 +166,7 @@ static always bool wanted(u32 event)
 	return s && s->mask >> event & 1;
 }
 
-/* How a process is watched: 0 where it is not. */
+/* The entry of a process in `tracked`; 0 if it is not watched. */
 static always u16 watch_of(u32 pid)
 {
 	u32 word = pid / 4;
@@ -197,7 +198,7 @@ static always struct share *the_tree(u32 pid)
 	return trees.lookup(&key);
 }
 
-/* The number of the current process' user. */
+/* The number of the current process' user: a hash, 0 for root. */
 static always u32 user_now(void)
 {
 	u32 uid = bpf_get_current_uid_gid();
@@ -210,7 +211,7 @@ static always u32 *late_count(u64 task)
 	return late_counts.lookup(&slot);
 }
 
-/* The current task's. */
+/* The entry of the current task, or NULL. */
 static always struct entry *late_entry(void)
 {
 	u64 task = bpf_get_current_task();
@@ -257,14 +258,14 @@ static always void count_suppressed(u32 event)
 
 static always u64 limit_of(const struct qmon_settings *s, u64 event)
 {
-	asm volatile("" : "+r"(event)); /* or clang compares one copy, and goes by another */
+	asm volatile("" : "+r"(event)); /* otherwise clang checks one copy, and uses another */
 	return event < EVENT_COUNT ? s->limit[event] : 0;
 }
 
 /*
- * Whether the process may have one more event of a type. A bucket says up to which moment its time is
- * spent: an event spends a part of a second, as many as the limit says are a second's, and what is
- * older than that is forfeit. Two CPUs that come at once may both spend the same: that is paid later.
+ * Whether the process may make one more event of a type. A bucket is a point in time: each event moves
+ * it forward by 1/limit of a second, and it must not pass the present. It is at most a second behind
+ * the present. If two CPUs come at the same moment, both may pass, and the next events pay for it.
  */
 static always bool within_limit(u32 pid, u32 event)
 {
@@ -283,7 +284,7 @@ static always bool within_limit(u32 pid, u32 event)
 	}
 	if (bucket) {
 		spent = &bucket->spent;
-	} else { /* no room for another: all of this tree that come now share its own */
+	} else { /* the map is full: new processes of this tree share one bucket */
 		tree = the_tree(pid);
 		if (!tree)
 			return true;
@@ -302,7 +303,7 @@ static always bool within_limit(u32 pid, u32 event)
 	return false;
 }
 
-/* Counts an event, and says whether it is to be sent. */
+/* Counts an event; returns whether it may be sent. */
 static always bool admit(u32 pid, u32 event)
 {
 	count_seen(event);
@@ -313,21 +314,21 @@ static always bool admit(u32 pid, u32 event)
 }
 
 /*
- * The ring is shared by all trees of processes, by dynamic thresholds (Choudhury and Hahne, 1998): a
- * tree may have in it GREED times what is free, so that a greedy one leaves a ninth, two of them
- * leave a seventeenth, and who comes new always finds room. A user's trees may have USER_GREED times
- * that together: however many one starts, other users find room.
+ * Process trees share the ring by dynamic thresholds (Choudhury and Hahne, 1998). A tree may hold
+ * GREED times the free space. So one greedy tree leaves a ninth of the ring free, two leave a
+ * seventeenth, and a new tree always finds space. All trees of a user may hold USER_GREED times the
+ * free space. So a user leaves space for others, whatever number of trees they start.
  *
- * Processes' lives are counted apart: a tree's own storm of other events does not push them out. A
- * sixteenth of the ring is for those alone, and for trees that have few of them there: a storm of
- * forks pushes out neither another's lives nor what else another does.
+ * Starts and ends of processes are counted separately: other events of the same tree do not push them
+ * out. A sixteenth of the ring is reserved for them, and for trees with few of them in the ring: a storm
+ * of forks pushes out neither these records nor other events of another tree.
  *
- * What a tree has in the ring is at most what it put there in the half that is filled now and the two
- * before. Below a quarter nobody counts.
+ * A tree holds at most what it wrote to the half that is being filled and to the two halves before.
+ * Nothing is counted while less than a quarter of the ring is used.
  */
 static always u64 taken_by(struct share *share, u32 life, u64 half)
 {
-	if ((s64)(half - share->half) > 0) { /* never back: another CPU may have seen a later one */
+	if ((s64)(half - share->half) > 0) { /* never back: another CPU may be ahead */
 		bool next = share->half + 1 == half, after_next = share->half + 2 == half;
 		for (int i = 0; i < 2; i++) {
 			share->earlier[i] = next ? share->before[i] : after_next ? share->bytes[i] : 0;
@@ -364,9 +365,9 @@ static always bool is_fair(u64 share, u64 size, u64 used, u64 produced)
 }
 
 /*
- * BCC knows no ringbuf_query, and only in its own text for ringbuf_output does the map stand that
- * it wants: so that text, which is bpf_ringbuf_output(MAP, …), is made to mean this. `share` is 0, or
- * what share_of() says.
+ * BCC has no ringbuf_query, and it passes the map only where it expands ringbuf_output, to
+ * bpf_ringbuf_output(MAP, …). So a macro redirects that call to this function. `share` is 0, or the
+ * result of share_of().
  */
 static always long output_if_fair(u64 ring, void *data, u64 size, u64 share)
 {
@@ -378,7 +379,7 @@ static always long output_if_fair(u64 ring, void *data, u64 size, u64 share)
 }
 #define bpf_ringbuf_output output_if_fair
 
-/* Whose share of the ring a record takes: that of the process that it tells of. */
+/* The share of the ring that a record is counted to: that of the process it is about. */
 static always u64 share_of(u32 event, u32 pid)
 {
 	u64 share = SHARED | (LIVES >> event & 1 ? SHARE_LIFE : 0) | (u64)tree_of(pid) << SHARE_TREE;
@@ -387,7 +388,7 @@ static always u64 share_of(u32 event, u32 pid)
 	return share;
 }
 
-/* The kernel's pointers are followed by offset: struct layouts come from BTF, not from headers. */
+/* Kernel structs are read by offset: their layouts are from BTF, not from headers. */
 static always void *pointer_at(const void *base, u64 offset)
 {
 	void *pointer = NULL;
@@ -421,7 +422,7 @@ static always void fill_head(void *record, u32 event, u32 call, u32 flags)
 	head->flags = flags;
 }
 
-/* What the process table follows is sent in any case, but counted only where a line is wanted. */
+/* Records for the process table are always sent, but counted only if the event is enabled. */
 static always u32 state_flags(u32 event)
 {
 	if (!wanted(event))
@@ -441,10 +442,10 @@ static always void send_record(struct qmon_record *record)
 	send_shared(record, share_of(record->event, record->pid));
 }
 
-/* A length that the verifier believes to be within bounds; below 0 it is a helper's error. */
+/* A length within bounds that the verifier can see. A negative length is an error of a helper. */
 static always u64 bounded(long n, long most)
 {
-	asm volatile("" : "+r"(n)); /* or clang drops the comparisons that the verifier needs */
+	asm volatile("" : "+r"(n)); /* otherwise clang drops comparisons that the verifier needs */
 	if (n < 0)
 		return 0;
 	return n > most ? most : n;
@@ -452,7 +453,7 @@ static always u64 bounded(long n, long most)
 
 /* ---- memory of the watched process --------------------------------------------------------- */
 
-/* Copies n bytes, or where a page is absent those before the next page; returns how many. */
+/* Copies n bytes; if a page is absent, those before the next page. Returns the number copied. */
 static always u64 copy_user(void *to, const void *from, u64 n, u32 *flags)
 {
 	n = bounded(n, CAPTURE_MAX);
@@ -477,7 +478,7 @@ static always u64 copy_path(void *to, const void *from, u32 *flags)
 
 #define step() asm volatile("" ::: "memory")
 
-/* Copies what the next parts of a vector hold, one after the other. */
+/* Copies the content of the next parts of a vector. */
 static always void gather(char *to, struct walk *walk)
 {
 	for (u32 i = 0; i < PARTS_AT_ONCE; i++) {
@@ -495,7 +496,7 @@ static always void gather(char *to, struct walk *walk)
 		u64 wanted = walk->total - walk->sum, n = walk->n;
 		if (wanted > part.size)
 			wanted = part.size;
-		if (n == walk->sum && n < walk->most) { /* nothing was left out so far */
+		if (n == walk->sum && n < walk->most) { /* all bytes so far were copied */
 			u64 size = walk->most - n;
 			if (size > wanted)
 				size = wanted;
@@ -508,7 +509,7 @@ static always void gather(char *to, struct walk *walk)
 	}
 }
 
-/* Adds up what the next parts of messages hold, in bytes. */
+/* Adds up the sizes of the next parts of messages, in bytes. */
 static always void add_up(struct walk *walk)
 {
 	for (u32 i = 0; i < STEPS_AT_ONCE; i++) {
@@ -540,23 +541,23 @@ static always void add_up(struct walk *walk)
 
 /* ---- system calls -------------------------------------------------------------------------- */
 
-/* A call of this process, if it is one that qmond follows. */
+/* The registers of a call, and its row in the table of calls. */
 struct entered {
 	struct pt_regs regs;
 	struct qmon_call call;
 };
 
 /*
- * Whether a call is one of 32-bit code, which has other numbers and registers: it is left out. On
- * x86-64 a 64-bit process makes them, too, by int 0x80 or a code segment of its own: the kernel
- * knows, and notes it before it traces (arch/x86/entry/common.c). Calls of x32 have a bit in their
- * number that no row of the table has.
+ * Whether a call is made by 32-bit code. It has other numbers and registers, and is not recorded. On
+ * x86-64, a 64-bit process can make such calls, too, by int 0x80 or in a code segment of its own. The
+ * kernel marks them before it traces (arch/x86/entry/common.c). Calls of x32 have a bit in their number
+ * that no row of the table has.
  */
 static always bool is_compat(const void *regs)
 {
 #if defined(__x86_64__)
 	u32 status;
-	/* a load of its own from a pointer that the verifier knows; BCC would make a call of it */
+	/* a plain load from a pointer that the verifier knows; BCC would turn it into a helper call */
 	asm volatile("%0 = *(u32 *)(%1 + %2)"
 		     : "=r"(status)
 		     : "r"(bpf_get_current_task_btf()), "i"(OFFSET_TASK_STATUS));
@@ -579,7 +580,7 @@ static always u64 argument(const struct pt_regs *regs, u32 position)
 	}
 #else
 	switch (position) {
-	case 0: return regs->orig_x0; /* x0 holds the result at exit */
+	case 0: return regs->orig_x0; /* at the exit, x0 has the result */
 	case 1: return regs->regs[1];
 	case 2: return regs->regs[2];
 	case 3: return regs->regs[3];
@@ -601,7 +602,7 @@ static always int call_number(const void *regs)
 	return u32_at(regs, __builtin_offsetof(struct pt_regs, CALL_NUMBER));
 }
 
-/* Whether the call's row of the table and its registers can be had, and its event is wanted. */
+/* Reads the registers of a call and its row in the table; returns whether its event is enabled. */
 static always bool understand(struct entered *entered, const void *regs)
 {
 	if (bpf_probe_read_kernel(&entered->regs, sizeof(entered->regs), regs) != 0)
@@ -614,7 +615,7 @@ static always bool understand(struct entered *entered, const void *regs)
 	return true;
 }
 
-/* The room of this CPU, if this thread has it already: it goes on, or is tried again. */
+/* The room of this CPU if this thread has taken it: for a tail call, or to read a call again. */
 static always struct room *own_room(void)
 {
 	int cpu = bpf_get_smp_processor_id();
@@ -640,7 +641,7 @@ static always void give_back(struct room *room)
 	room->taken = 0;
 }
 
-/* Where no record comes of it. */
+/* Releases the room, if it is taken, when there is no record to send. */
 static always void give_up(void)
 {
 	struct room *room = own_room();
@@ -648,7 +649,7 @@ static always void give_up(void)
 		give_back(room);
 }
 
-/* The same as understand() for who may have the room already: where that says no, it is given back. */
+/* As understand(), for programs that may have taken the room: it is released if that fails. */
 static always bool go_on(struct entered *entered, const void *regs)
 {
 	if (understand(entered, regs))
@@ -657,7 +658,7 @@ static always bool go_on(struct entered *entered, const void *regs)
 	return false;
 }
 
-/* Sends what stands in the room with n bytes of data, and gives the room back. */
+/* Sends the record in the room, with n bytes of data, and releases the room. */
 static always void send_room(struct room *room, u64 n)
 {
 	u64 size = sizeof(room->record) + bounded(n, CAPTURE_MAX);
@@ -668,8 +669,8 @@ static always void send_room(struct room *room, u64 n)
 }
 
 /*
- * At a call's entry memory may be absent that the kernel is about to fetch. Then nothing is sent
- * yet: the call's handler runs again at its exit, as of the time noted here.
+ * At the entry of a call, memory may be absent that the kernel is about to fetch. Then nothing is sent:
+ * the handler runs again at the exit, with the time that is noted here. Returns whether it is put off.
  */
 static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 {
@@ -683,7 +684,7 @@ static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 		.tree = tree_of(bpf_get_current_pid_tgid() >> 32),
 		.user = user_now(),
 	};
-	struct entry *left = late_entry(); /* by who had the task's place before, and ended unwatched */
+	struct entry *left = late_entry(); /* of an unwatched process that had the same task_struct */
 	if (left)
 		end_late(left);
 	u32 *count = late_count(task);
@@ -697,7 +698,7 @@ static always bool put_off(const struct entered *entered, u64 since, u32 flags)
 	return true;
 }
 
-/* Ends a record that lies in the room with n bytes of data, or leaves it for the call's exit. */
+/* Completes and sends the record in the room, with n bytes of data, or puts it off to the exit. */
 static always void finish(const struct entered *entered, struct room *room, u64 n, u32 flags, u64 a, u64 b)
 {
 	u32 event = entered->call.event;
@@ -726,7 +727,7 @@ static always void lose(u32 event)
 
 enum content { CONTENT_PATH, CONTENT_BYTES, CONTENT_ADDRESS };
 
-/* One event with data: `size` bytes at `from` (a path is as long as it is). */
+/* Sends an event with `size` bytes of data at `from`; for a path, `size` is ignored. */
 static always void send_content(const struct entered *entered, enum content content, const void *from,
 				u64 size, u64 a, u64 b)
 {
@@ -752,8 +753,8 @@ static always void send_content(const struct entered *entered, enum content cont
 }
 
 /*
- * One event of a vector of `count` parts that hold `total` bytes of interest at most, or of as
- * many messages. The program calls itself until it is through, at most some 30 times.
+ * Sends an event for a vector of `count` parts, with at most `total` bytes, or for `count` messages. The
+ * program calls itself until it has read all of them, about 30 times at most.
  */
 static always void send_vector(struct bpf_raw_tracepoint_args *ctx, const struct entered *entered,
 			       u32 itself, const void *from, u64 count, u64 total)
@@ -785,7 +786,7 @@ static always void send_vector(struct bpf_raw_tracepoint_args *ctx, const struct
 		add_up(walk);
 	if (walk->going) {
 		handlers.call(ctx, itself);
-		walk->flags |= FLAG_FAULT; /* it may not call itself any more */
+		walk->flags |= FLAG_FAULT; /* the limit of tail calls is reached */
 		walk->going = 0;
 	}
 	u32 flags = walk->flags;
@@ -865,7 +866,7 @@ int on_readv(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* sendmsg and recvmsg have one message, the others as many as an argument says */
+/* sendmsg and recvmsg have one message; in the other calls, an argument has their number */
 int on_messages(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
@@ -896,7 +897,7 @@ int on_integers(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* The call's first argument, and what it returned where it did not fail. */
+/* Sends the first argument and the result of a call that did not fail. */
 int on_result(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
@@ -928,7 +929,7 @@ int on_waitid(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Runs the handler of a call's entry again, where that was put off; it finds the room taken for it. */
+/* Runs the handler of the entry again if it was put off; the room is already taken for it. */
 int on_late(struct bpf_raw_tracepoint_args *ctx)
 {
 	int key = call_number((void *)ctx->args[0]);
@@ -945,11 +946,11 @@ int on_late(struct bpf_raw_tracepoint_args *ctx)
 	room->since = entry->since;
 	end_late(entry);
 	handlers.call(ctx, call->enter);
-	give_back(room); /* there is no such handler */
+	give_back(room); /* the tail call failed */
 	return 0;
 }
 
-/* Notes which call it is that task_newtask will tell of. */
+/* Notes the call for the record of task_newtask. */
 int on_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
@@ -970,7 +971,7 @@ static always u32 rows_of(struct share *share, u32 generation)
 	return share->rows;
 }
 
-/* Whether there is a row for one more process: no tree or user has all. */
+/* Whether a process may have one more row: no tree and no user may have all rows. */
 static always bool may_have_row(u32 pid, u32 generation)
 {
 	u32 user_key = user_now();
@@ -983,7 +984,7 @@ static always bool may_have_row(u32 pid, u32 generation)
 	return true;
 }
 
-/* The process' row of the statistics of this interval, or that of all who found no room. */
+/* The row of the process in the statistics of this interval, or the shared row if all are used. */
 static always struct qmon_statistic *the_statistic(void)
 {
 	struct qmon_settings *s = the_settings();
@@ -1078,7 +1079,7 @@ static always bool matches(const struct qmon_settings *s, const struct name *nam
 	       differs_from(name, s->exclude, s->excludes);
 }
 
-/* Who started the process, and who them, up to the first process or as far as there is room. */
+/* The ancestors of the process, the parent first, up to PARENTS_MAX. */
 static always void fill_parents(struct qmon_image *image, void *task)
 {
 	for (int i = 0; i < PARENTS_MAX; i++) {
@@ -1089,7 +1090,7 @@ static always void fill_parents(struct qmon_image *image, void *task)
 	}
 }
 
-/* An execve whose path could not be read at its entry, and now is the kernel's. */
+/* Sends an execve whose path could not be read at the entry, with the kernel's copy of the path. */
 static always void send_late_exec(void *bprm, u32 tid)
 {
 	struct entry *entry = late_entry();
@@ -1111,9 +1112,9 @@ static always void send_late_exec(void *bprm, u32 tid)
 }
 
 /*
- * The cgroup (v2) of a process, as the names from its own up to below the root, each with a slash
- * behind it; where there are more than so many, without the last slash. It comes to lie in the room,
- * and so does its length: the verifier then takes all ways through a step of the loop for one.
+ * Copies the cgroup (v2) of a process: the names from its own up to below the root, each with a slash
+ * after it. If there are more than CGROUP_DEPTH names, the last slash is missing. The text and its
+ * length are kept in memory: the verifier then does not tell the paths through a step apart.
  */
 static always void copy_cgroup(struct image_room *room, const void *task)
 {
@@ -1133,14 +1134,14 @@ static always void copy_cgroup(struct image_room *room, const void *task)
 		void *name = pointer_at(node, OFFSET_KERNFS_NODE_NAME);
 		u64 n = bounded(bpf_probe_read_kernel_str(room->cgroup + at, NAME_SIZE, name), NAME_SIZE);
 		room->cgroup_size = at + n;
-		room->cgroup[(at + n - 1) & (CGROUP_SIZE - 1)] = '/'; /* in place of the NUL */
+		room->cgroup[(at + n - 1) & (CGROUP_SIZE - 1)] = '/'; /* replaces the NUL */
 		node = parent;
 	}
 }
 
 /*
- * What the process executes now: its file's name (255 bytes at most, as all are), the path that was
- * asked for (the kernel's own copy, shorter than PATH_SIZE), its cgroup, its arguments.
+ * Sends what the process executes now: the name of the file (at most 255 bytes), the requested path (the
+ * kernel's copy, shorter than PATH_SIZE), the cgroup, and the arguments.
  */
 static always void send_image(u32 event, const void *file_name, void *task, void *bprm, u32 flags)
 {
@@ -1164,7 +1165,7 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	if (event == EVENT_TRACK_ADOPT)
 		fill_parents(image, task);
 
-	/* each part has a NUL at its end: name, path, cgroup, then the arguments */
+	/* each text ends with NUL: name, path, cgroup, arguments */
 	u64 at = bounded(bpf_probe_read_kernel_str(room->data, NAME_SIZE, file_name), NAME_SIZE);
 	at += bounded(bpf_probe_read_kernel_str(room->data + at, PATH_SIZE, path), PATH_SIZE);
 	at = bounded(at, NAME_SIZE + PATH_SIZE);
@@ -1193,8 +1194,8 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 }
 
 /*
- * TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm); the thread had old_pid
- * as it called, and has its process' ID from here on.
+ * TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm). The thread had old_pid when
+ * it called execve, and has the ID of its process now.
  */
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
@@ -1204,11 +1205,11 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	struct name name = {}, comm = {};
 	if (!s)
 		return 0;
-	/* after binfmt_misc this is the interpreter: task->mm->exe_file */
+	/* task->mm->exe_file; with binfmt_misc, this is the interpreter */
 	void *file = pointer_at(bprm, OFFSET_BPRM_FILE);
 	void *file_name = pointer_at(pointer_at(file, OFFSET_FILE_DENTRY), OFFSET_DENTRY_NAME);
 	if (is_tracked(pid)) {
-		if (probed.lookup(&pid)) /* what comes may be a guest that maps the probed file as its code */
+		if (probed.lookup(&pid)) /* the new program may map the probed file as code */
 			urgent.ringbuf_output(&pid, sizeof(pid), BPF_RB_FORCE_WAKEUP);
 		send_late_exec(bprm, ctx->args[1]);
 		send_image(EVENT_IMAGE, file_name, task, bprm, 0);
@@ -1243,17 +1244,17 @@ RAW_TRACEPOINT_PROBE(task_newtask)
 	return 0;
 }
 
-/* The last thread's end is the process': the leader may be gone long before. */
+/* A process ends with its last thread; its leader may have ended long before. */
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u32 pid = pid_tgid >> 32, one = 1;
 	struct entry *entry = late_entry();
-	if (entry) { /* killed within the call: its memory will never be read */
+	if (entry) { /* killed in the call: its memory is never read */
 		lose(entry->event);
 		end_late(entry);
 	}
-	if (!is_tracked(pid)) /* or already ended: the last one may not be the last that comes here */
+	if (!is_tracked(pid)) /* not watched, or EXIT was sent: the last two threads may both come here */
 		return 0;
 	void *task = (void *)bpf_get_current_task();
 	void *signal = pointer_at(task, OFFSET_TASK_SIGNAL), *leader = pointer_at(task, OFFSET_TASK_GROUP_LEADER);
@@ -1265,7 +1266,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	probed.delete(&pid);
 	struct qmon_record record = {};
 	fill_head(&record, EVENT_EXIT, 0, state_flags(EVENT_EXIT));
-	/* as wait_task_zombie() in kernel/exit.c reads it */
+	/* as in wait_task_zombie(), kernel/exit.c */
 	if (u32_at(signal, OFFSET_SIGNAL_FLAGS) & SIGNAL_GROUP_EXIT)
 		record.a = u32_at(signal, OFFSET_SIGNAL_GROUP_EXIT_CODE);
 	else
@@ -1319,7 +1320,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 
 /* ---- allocation ---------------------------------------------------------------------------- */
 
-/* More than the configured number within a second: the daemon takes the probe off for a while. */
+/* Counts an allocation. Over the budget of a second, the daemon removes the probes for a while. */
 static always void spend(u32 pid)
 {
 	struct qmon_settings *s = the_settings();
@@ -1339,7 +1340,7 @@ static always void spend(u32 pid)
 	send_record(&record);
 }
 
-/* Attached to one process at a time; the cookie tells free (1) from the others (0). */
+/* The program of the allocation probes. The cookie is 1 for free, and 0 for the other functions. */
 int on_allocation(struct pt_regs *ctx)
 {
 	struct qmon_statistic *row = the_statistic();

@@ -1,9 +1,9 @@
-"""The BPF ring buffer, read where it lies.
+"""The BPF ring buffer, read in place.
 
-The layout: kernel/bpf/ringbuf.c in Linux. A page with the consumer's position, a page with the
-producer's, then the data, and the same data a second time, so that no record is cut in two at the
-end. Every mapped page counts as resident memory of the daemon, so we map a window of the data, and
-move it along with what is read; a large ring costs the daemon no more than a small one.
+Linux' kernel/bpf/ringbuf.c has the layout: a page with the consumer's position, a page with the
+producer's, then the data, and the same data a second time, so that no record is split at the end.
+Every mapped page counts as resident memory of the daemon. So only a window of the data is mapped,
+and moves along. A large ring costs the daemon no more than a small one.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _BUSY: Final = 1 << 31
 _DISCARD: Final = 1 << 30
 _HEADER: Final = 8
 _WINDOW: Final = 1 << 20
-"""Bytes: many of the longest records; to move it costs a hundredth of what reading it does."""
+"""Bytes. It has space for many of the longest records. Moving it costs 1 % of reading it."""
 
 
 class RingBuffer:
-    """One consumer of a ring buffer map; the descriptor stays the caller's, and can be polled.
+    """The consumer of a ring buffer map. The caller owns the descriptor, and can poll it.
 
-    What is consumed is the caller's; the kernel has its room back when that is committed. `data`
-    is the window: what is in the ring from the position `origin` on.
+    The caller advances `consumed`. `commit` then gives that space back to the kernel. `data` is
+    the mapped window of the ring, from the position `origin` on.
 
-    On hosts with weakly ordered memory a record's content is ordered after its header only by the
-    kernel's release and the time that Python takes; the words are each read in one move.
+    On hosts with weakly ordered memory, a record's content is ordered after its header only by
+    the kernel's release and by the time that Python takes. Each word is read at once.
     """
 
     origin: int
     data: memoryview
 
     def __init__(self, fd: int, size: int) -> None:
-        """Map a ring whose data are `size` bytes, a power of two. Raises OSError."""
+        """Map a ring with `size` bytes of data, a power of two. Raises OSError."""
         self.fd = fd
         self.size = size
         self._own = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -48,11 +48,11 @@ class RingBuffer:
 
     @property
     def used(self) -> int:
-        """How many bytes wait to be read."""
+        """Bytes that are not consumed yet."""
         return self.produced[0] - self.consumed[0]
 
     def slide(self) -> bool:
-        """Begin the window with what is next to be read; false where it does so already.
+        """Move the window to the consumer's position; returns false if it is there already.
 
         Raises OSError.
         """
@@ -63,13 +63,13 @@ class RingBuffer:
         return True
 
     def drain(self, most: int) -> list[bytes]:
-        """Take out up to `most` records, oldest first, and commit that."""
+        """Consume, commit and return up to `most` records, the oldest first."""
         records: list[bytes] = []
         produced = self.produced[0]
         while (position := self.consumed[0]) < produced and len(records) < most:
             start = position - self.origin + _HEADER
             length = self._words[start - _HEADER >> 2] if start <= len(self.data) else 0
-            if length & _BUSY:  # reserved, and not yet written
+            if length & _BUSY:  # reserved, but not written yet
                 break
             stop = start + (length & ~_DISCARD)
             if stop > len(self.data):
@@ -83,7 +83,7 @@ class RingBuffer:
         return records
 
     def commit(self) -> None:
-        """Give the room of what was consumed back to the kernel, by one store to memory."""
+        """Give the consumed space back to the kernel, by one atomic store."""
         self._committed[0] = self.consumed[0]
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class RingBuffer:
         self.origin = self.consumed[0] & -_PAGE
         self._window = mmap.mmap(
             self.fd,
-            min(self.size, _WINDOW) + _PAGE,  # the first page may have been read almost to its end
+            min(self.size, _WINDOW) + _PAGE,  # the first page may be almost consumed
             mmap.MAP_SHARED,
             mmap.PROT_READ,
             offset=2 * _PAGE + (self.origin & self.size - 1),

@@ -1,8 +1,8 @@
 """Allocation probes: malloc, calloc, realloc and free of one interpreter process.
 
-A probe is a breakpoint in every mapping of libc's file that the process may execute, so it goes
-in only where the guest's own code cannot come from that file, and always for one process: a probe
-for all would cost every process of the host microseconds a call.
+A probe is a breakpoint in every executable mapping of libc's file. So it is attached only if the
+guest's own code cannot come from that file. It is always attached to one process: a probe in all
+processes would cost each of them microseconds per call.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _LINK_CREATE: Final = 28
 # path, offsets, ref_ctr_offsets, cookies, cnt, flags, pid, padding
 _MULTI: Final = Struct("=IIIIQQQQIIII")
 _PERF: Final = Struct("=IIIIQ")  # the same with its perf_event part: bpf_cookie
-# struct perf_event_attr, version 1: type, size, five fields, wakeup_events, bp_type, and for a
-# uprobe the path and the offset
+# struct perf_event_attr, version 1: type, size, five fields, wakeup_events, bp_type; then the path
+# and the offset of the uprobe
 _EVENT: Final = Struct("=IIQQQQQIIQQ")
 _PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241}
 _CLOSE_ON_EXEC: Final = 8
@@ -55,7 +55,7 @@ _UPROBE_TYPE: Final = Path("/sys/bus/event_source/devices/uprobe/type")
 
 _LIBC: Final = re.compile(rb"(?:libc[.-]|ld-musl-)[^/]*$")
 _MAPS_MAX: Final = 4 << 20
-"""Bytes of /proc/PID/maps: a process may have 65,530 mappings."""
+"""Bytes of /proc/PID/maps that are read: a process may have 65,530 mappings."""
 _FUSE: Final = 0x65735546  # FUSE_SUPER_MAGIC
 _STATFS_SIZE: Final = 120  # struct statfs, whose first member is f_type
 
@@ -63,18 +63,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NotProbedError(Exception):
-    """There is nothing to probe: the process has ended, or has no C library yet."""
+    """There is nothing to probe: the process has ended, or has not mapped a C library yet."""
 
 
 class UnsafeError(Exception):
-    """The guest has the C library's file mapped too."""
+    """The C library's file is mapped more than once, so the guest may execute it."""
 
 
 def parse_maps(data: bytes) -> str:
-    """Return the range of libc's code in /proc/PID/maps, as `map_files` names it.
+    """Find libc's code in /proc/PID/maps; returns its address range as `map_files` names it.
 
-    Raises NotProbedError where there is none, UnsafeError where the same file is mapped elsewhere
-    too: a dynamic linker maps a library once, so that is the guest's doing.
+    Raises NotProbedError if there is none, and UnsafeError if the same file is mapped a second
+    time: the dynamic linker maps a library once, so the guest has mapped it.
     """
     lines = [line.split(maxsplit=5) for line in data.splitlines()]
     files = [(parts[0], parts[1], tuple(parts[3:5]), parts[5]) for parts in lines if len(parts) > 5]
@@ -89,38 +89,38 @@ def parse_maps(data: bytes) -> str:
 
 
 def is_static_program(pid: int, root: Path = procfs.PROC) -> bool:
-    """Whether what a process executes names no dynamic linker. Raises OSError, ValueError."""
+    """Whether the executable of a process is linked statically. Raises OSError, ValueError."""
     with _opened(root / str(pid) / "exe") as program:
         return is_static(program)
 
 
 def check_library(file: int) -> None:
-    """Raise PermissionError where a file is not one that root alone can have made and can change.
+    """Raise PermissionError if another user than root can have made or can change a file.
 
-    A file of FUSE has the owner that its server says, and the kernel waits for that server.
+    A FUSE server sets the owner of its files at will, and can let readers wait for ever.
     """
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
-        raise PermissionError(errno.EPERM, "the C library is no regular file")
+        raise PermissionError(errno.EPERM, "the C library is not a regular file")
     if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(errno.EPERM, "others than root can change the C library")
+        raise PermissionError(errno.EPERM, "other users than root can change the C library")
     system = ctypes.create_string_buffer(_STATFS_SIZE)
     if _libc.fstatfs(file, system) < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     if int.from_bytes(system.raw[:8], "little") == _FUSE:
-        raise PermissionError(errno.EPERM, "the C library is on a file system in user space")
+        raise PermissionError(errno.EPERM, "the C library is on a FUSE file system")
 
 
 def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PROC) -> list[int]:
-    """Probe the process that started at `start` clock ticks and executes a file of this name.
+    """Attach probes to the process that started at `start` clock ticks and executes a file `name`.
 
-    Returns the descriptors to close. The guest's architecture must not be the host's. Raises
-    NotProbedError, UnsafeError, and OSError where the kernel refuses, the process has no ID here,
-    or the library is not root's alone.
+    Returns the descriptors; closing them removes the probes. The guest's architecture must not be
+    the host's. Raises NotProbedError, UnsafeError, and OSError if the kernel refuses, the process
+    has no ID in this pid namespace, or another user than root can change the library.
     """
     try:
-        # through a descriptor of its directory no other process can be met that gets its ID
+        # a descriptor of its directory never leads to another process with the same ID
         directory = os.open(root / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as gone:
         raise NotProbedError("the process has ended") from gone
@@ -133,11 +133,11 @@ def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PR
         with _opened(this / "map_files" / mapped, check_library) as library:
             offsets = _symbols(_identity(library))
             if offsets and _is(this, start, name):
-                path = f"/proc/self/fd/{library}".encode()  # the file that was checked
+                path = f"/proc/self/fd/{library}".encode()  # the same file that was checked
                 links = _link(program, path, offsets, own)
                 if not _is(this, start, name):
                     close(links)
-                    raise NotProbedError("the process is another one now")
+                    raise NotProbedError("the process has changed")
     except (FileNotFoundError, ProcessLookupError, ValueError) as gone:
         raise NotProbedError("the process has ended") from gone
     finally:
@@ -148,17 +148,19 @@ def attach(program: int, pid: int, start: int, name: str, root: Path = procfs.PR
 
 
 def close(links: Iterable[int]) -> None:
-    """Take the probes out; it waits for the kernel, up to a tenth of a second each."""
+    """Remove probes. The kernel takes up to a tenth of a second for each."""
     for link in links:
         os.close(link)
 
 
 def has_multi(program: int) -> bool:
-    """Whether the kernel can put all functions of a process on one link, as Linux 6.6 can."""
+    """Whether the kernel has uprobe_multi links, as Linux 6.6 has."""
     try:
         os.close(_multi(program, b"/", {"malloc": 0}, 0))
     except OSError as refusal:
-        return refusal.errno == errno.EBADF  # it went on to look at the file, which is a directory
+        return (
+            refusal.errno == errno.EBADF
+        )  # EBADF: it supports the link, but the file is a directory
     return True
 
 
@@ -176,12 +178,12 @@ def _is(this: Path, start: int, name: str) -> bool:
 
 
 def _no_check(_file: int) -> None:
-    """Check nothing."""
+    """Accept every file."""
 
 
 @contextmanager
 def _opened(path: Path, check: Callable[[int], None] = _no_check) -> Iterator[int]:
-    """Yield a regular file's descriptor; `check` is called before anything of it is opened.
+    """Open a regular file, and yield its descriptor; `check` is called before it is opened.
 
     Raises OSError, ValueError.
     """
@@ -189,7 +191,7 @@ def _opened(path: Path, check: Callable[[int], None] = _no_check) -> Iterator[in
     try:
         check(place)
         if not stat.S_ISREG(os.fstat(place).st_mode):
-            raise ValueError("no regular file")
+            raise ValueError("not a regular file")
         file = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(place)
@@ -201,7 +203,7 @@ def _opened(path: Path, check: Callable[[int], None] = _no_check) -> Iterator[in
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """Which file it is, in which state; and how it is open now."""
+    """A file and its version, as a key; `file` is its open descriptor, which does not count."""
 
     file: int = field(compare=False)
     device: int
@@ -236,7 +238,7 @@ def _link(program: int, path: bytes, offsets: dict[str, int], pid: int) -> list[
 
 
 def _multi(program: int, path: bytes, offsets: dict[str, int], pid: int) -> int:
-    """Return a link with all functions; the cookie tells free."""
+    """Return one link for all functions; the cookie is 1 for free."""
     count = len(offsets)
     places = ctypes.create_string_buffer(pack(f"={count}Q", *offsets.values()))
     cookies = ctypes.create_string_buffer(pack(f"={count}Q", *(name == "free" for name in offsets)))
@@ -251,7 +253,7 @@ def _multi(program: int, path: bytes, offsets: dict[str, int], pid: int) -> int:
 
 
 def _perf(program: int, path: bytes, offset: int, pid: int, *, cookie: int) -> list[int]:
-    """Return a perf event for one function, and the link that runs the program on it."""
+    """Return the link to the program for one function, and its perf event."""
     name = ctypes.create_string_buffer(path)
     kind = int(_UPROBE_TYPE.read_text())
     place = ctypes.addressof(name)
