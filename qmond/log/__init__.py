@@ -1,1 +1,1 @@
-"""The log's files: written and rotated by writer.py, kept, compressed and read by the others."""
+"""The event log: writing and rotation (writer.py), retention, compression, and reading."""

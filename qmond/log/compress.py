@@ -1,7 +1,7 @@
 """`python -m qmond.log.compress zstd|gzip FILE`: compress a rotated file of the log, and remove it.
 
-It is a process of its own, so that it costs the daemon neither time nor memory. The result has its
-name only once it is whole and on the disk; whoever reads meanwhile finds one or the other.
+This is a process of its own, so that it costs the daemon neither time nor memory. The compressed
+file gets its name when it is complete and on the disk. So a reader always finds one of the two.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def main() -> int:
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        sys.stderr.write(f"qmond: {path} stays as it is: {error.strerror}\n")
+        sys.stderr.write(f"qmond: {path} is not compressed: {error.strerror}\n")
         return 1
     return 0
 
 
 def _compress(method: str, path: Path, unfinished: Path) -> None:
-    unfinished.unlink(missing_ok=True)  # of one that was killed
+    unfinished.unlink(missing_ok=True)  # of a process that was killed
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with path.open("rb") as source, os.fdopen(os.open(unfinished, flags, 0o600), "wb") as sink:
         found = os.fstat(source.fileno())
@@ -53,14 +53,14 @@ def _compress(method: str, path: Path, unfinished: Path) -> None:
         os.fchmod(sink.fileno(), found.st_mode & 0o777)
         os.utime(sink.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
         os.fdatasync(sink.fileno())
-        for file in (source, sink):  # nobody reads them soon
+        for file in (source, sink):  # they are not read soon
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _compressor(method: str, sink: IO[bytes]) -> IO[bytes]:
     if method == "gzip":
-        return gzip.GzipFile(filename="", mode="wb", fileobj=sink)  # type: ignore[return-value] # it writes
-    import zstandard  # noqa: PLC0415 - only where it is the method
+        return gzip.GzipFile(filename="", mode="wb", fileobj=sink)  # type: ignore[return-value] # only written to
+    import zstandard  # noqa: PLC0415 - not needed for gzip
 
     writer: IO[bytes] = zstandard.ZstdCompressor().stream_writer(sink, closefd=False)
     return writer

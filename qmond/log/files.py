@@ -1,7 +1,8 @@
-"""The files of the event log: their names, how one is opened safely, and what a crash left.
+"""The files of the event log: their names, opening them safely, and recovery after a crash.
 
-`events.jsonl` is written to; `events-20261123T083452.123456Z.jsonl` was renamed at that moment,
-and may be compressed since (`.zst`, `.gz`); `events-….torn` has what a crash left of a last line.
+`events.jsonl` is the live file, which is written to. `events-20261123T083452.123456Z.jsonl` was
+rotated at that time, and may be compressed (`.zst`, `.gz`). `events-….torn` has an incomplete last
+line that a crash left.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ __all__ = [
 
 LIVE: Final = "events.jsonl"
 FRESH: Final = "events.new"
-"""What the next live file is called until the one before has its own name."""
+"""The name of the next live file, until the old one is renamed."""
 PART: Final = ".part"
-"""What the name of a file ends with that is not yet compressed to its end."""
+"""The suffix of a file that is being compressed."""
 _NAME: Final = re.compile(r"events-(\d{8}T\d{6}\.\d{6}Z)\.")
 _STEP: Final = 1 << 20
-"""Bytes; no line is as long."""
+"""Bytes; every line is shorter."""
 _MODE: Final = 0o640
 _DIRECTORY_MODE: Final = 0o750
 
 
 class Position(NamedTuple):
-    """A place in the log: a file, by its numbers, and how many bytes of it are before."""
+    """A position in the log: a file, by device and inode, and an offset in bytes."""
 
     device: int
     inode: int
@@ -61,18 +62,18 @@ class Position(NamedTuple):
 
     @classmethod
     def at(cls, file: os.stat_result, offset: int) -> Self:
-        """Return a place in a file."""
+        """Return a position in a file."""
         return cls(file.st_dev, file.st_ino, offset)
 
     def is_in(self, file: os.stat_result) -> bool:
-        """Whether it is a place in that file."""
+        """Whether this position is in that file."""
         return (self.device, self.inode) == (file.st_dev, file.st_ino)
 
 
 class Kept(NamedTuple):
-    """A file beside the live one: when it was rotated, in seconds since 1970, and its bytes.
+    """A rotated file: the time of its rotation in seconds since 1970, and its size in bytes.
 
-    A name may be of a later moment: names go on though the clock goes back.
+    The name may have a later time, because names always increase, even if the clock is set back.
     """
 
     path: Path
@@ -81,19 +82,19 @@ class Kept(NamedTuple):
 
 
 def kept_files(directory: Path) -> list[Kept]:
-    """Return what there is beside the live file, the oldest first; what just goes is left out."""
+    """Return the rotated files, the oldest first."""
     found = []
     for path in directory.glob("events-*"):
         if (named := _named(path.name)) and path.suffix != PART:
             with contextlib.suppress(FileNotFoundError):
-                seen = path.lstat()  # a rename is a change of the inode
+                seen = path.lstat()  # st_ctime: the time of the rename
                 moment = min(named.timestamp(), seen.st_ctime)
                 found.append(Kept(path, moment, seen.st_size))
     return sorted(found)
 
 
 def new_name(directory: Path) -> Path:
-    """Return what a file is called that is rotated now: after all others, whatever the clock."""
+    """Return the name for a file that is rotated now. It sorts after all others."""
     moment = datetime.now(UTC)
     if names := [named for name in os.listdir(directory) if (named := _named(name))]:
         moment = max(moment, max(names) + timedelta(microseconds=1))
@@ -101,7 +102,7 @@ def new_name(directory: Path) -> Path:
 
 
 def _named(name: str) -> datetime | None:
-    """Return the moment that a file is called after; None where that is none."""
+    """Return the time in the name of a file, or None."""
     with contextlib.suppress(ValueError):
         if found := _NAME.match(name):
             return datetime.fromisoformat(found[1])
@@ -109,7 +110,7 @@ def _named(name: str) -> datetime | None:
 
 
 def open_directory(directory: Path, group: int | None) -> None:
-    """Make the directory where there is none. Raises LogError where it is not safe, OSError."""
+    """Make the directory, or check the existing one. Raises LogError if it is not safe, OSError."""
     try:
         directory.mkdir(mode=_DIRECTORY_MODE, parents=True)
         if group is not None:
@@ -120,14 +121,14 @@ def open_directory(directory: Path, group: int | None) -> None:
             _give(directory, group)
         if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
             raise LogError(
-                f"{directory}: others than root may write there (owner {found.st_uid}, "
-                f"mode {found.st_mode & 0o7777:04o}), and could put files in place of the log's",
-                hint=f"chown root and chmod {_DIRECTORY_MODE:o} it, or give another log.dir",
+                f"{directory}: other users than root may write there (owner {found.st_uid}, "
+                f"mode {found.st_mode & 0o7777:04o}), and could replace the log's files",
+                hint=f"chown root and chmod {_DIRECTORY_MODE:o} it, or set another log.dir",
             ) from None
 
 
 def _give(directory: Path, group: int) -> None:
-    """Let a group read what is there already, as far as that is ours to give."""
+    """Give the existing files of this user to a group."""
     for path in [directory, *directory.glob("events-*")]:
         with contextlib.suppress(OSError):
             found = path.lstat()
@@ -138,9 +139,9 @@ def _give(directory: Path, group: int) -> None:
 
 
 def open_live(path: Path, group: int | None, *, new: bool = False) -> int:
-    """Open a file for appending, and lock it: that says whose the log is.
+    """Open a file for appending, and lock it, so that no other daemon writes it.
 
-    Raises InUseError where another daemon has it, LogError where it is no file of ours, OSError.
+    Raises InUseError if another daemon has it, LogError if the file may be another user's, OSError.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -158,19 +159,19 @@ def open_live(path: Path, group: int | None, *, new: bool = False) -> int:
 
 
 def _claim(fd: int, path: Path, group: int | None) -> None:
-    """Make sure that a file is ours, and no one else's."""
+    """Check that a file belongs to this user alone, lock it, and set its group and mode."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
         raise LogError(
             f"{path}: not a file of this daemon's alone (owner {found.st_uid}, "
             f"{found.st_nlink} names, mode {found.st_mode:o}): it is not written to",
-            hint="move it away, or give another log.dir",
+            hint="move it away, or set another log.dir",
         )
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InUseError(
-            f"{path}: another qmond writes this log", hint="give this one another log.dir"
+            f"{path}: another qmond writes this log", hint="set another log.dir for this one"
         ) from error
     if group is not None and found.st_gid != group:
         try:
@@ -185,7 +186,7 @@ def _claim(fd: int, path: Path, group: int | None) -> None:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether an open file is what a path leads to."""
+    """Whether a path leads to this open file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except OSError:
@@ -193,13 +194,13 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def last_line(fd: int, size: int) -> dict[str, object]:
-    """Return the last line of a file that has so many bytes; an empty one where it is no object."""
+    """Return the last line in the first `size` bytes of a file; {} if it is not a JSON object."""
     tail = os.pread(fd, min(size, _STEP), max(0, size - _STEP))
     return _parsed(tail.rstrip(b"\n").rpartition(b"\n")[2])
 
 
 def last_line_of(path: Path) -> dict[str, object]:
-    """Return the last line of a complete file, as `last_line` does. Raises OSError."""
+    """Return the last line of a rotated file, or {}. Raises OSError."""
     with path.open("rb") as file:
         if path.suffix == ".jsonl":
             return last_line(file.fileno(), os.fstat(file.fileno()).st_size)
@@ -210,15 +211,15 @@ def last_line_of(path: Path) -> dict[str, object]:
 
 
 def chunks(file: IO[bytes], suffix: str, size: int = _STEP) -> Iterator[bytes]:
-    """Yield the content of a file, compressed or not as its suffix says, in parts of a size.
+    """Yield the content of a file in chunks of `size` bytes, decompressed if its suffix says so.
 
-    Raises OSError, also where what was compressed is damaged.
+    Raises OSError, also if compressed data are damaged.
     """
     content, damaged = file, tuple[type[Exception], ...]()
     if suffix == ".gz":
-        content, damaged = GzipFile(fileobj=file), (EOFError, zlib.error)  # type: ignore[assignment] # it reads, which is all
+        content, damaged = GzipFile(fileobj=file), (EOFError, zlib.error)  # type: ignore[assignment] # only read from
     elif suffix == ".zst":
-        import zstandard  # noqa: PLC0415 - only where there is such a file
+        import zstandard  # noqa: PLC0415 - only for such a file
 
         content = zstandard.ZstdDecompressor().stream_reader(file, closefd=False)
         damaged = (zstandard.ZstdError,)
@@ -230,10 +231,10 @@ def chunks(file: IO[bytes], suffix: str, size: int = _STEP) -> Iterator[bytes]:
 
 
 def recover(fd: int, path: Path) -> str:
-    """Have the file end with a whole line; returns what was found, or nothing. Raises OSError.
+    """Make the file end with a complete line; returns a message, or "". Raises OSError.
 
-    A crash may cut a line off, a power failure may leave zeros or nothing legible in its place:
-    what is no line is set aside in a file of its own, or where there is no room for that, given up.
+    A crash may cut off the last line. A power failure may leave zeros or garbage in its place. What
+    is not a line is moved to a file of its own, or removed if there is no space for that.
     """
     size = os.fstat(fd).st_size
     whole = _whole(fd, size)
@@ -242,16 +243,16 @@ def recover(fd: int, path: Path) -> str:
     rest = os.pread(fd, _STEP, whole)
     if len(rest) == size - whole and _parsed(rest):
         os.write(fd, b"\n")
-        return "the last line lacked its end, and has it now"
+        return "the last line had no newline; it was added"
     aside = new_name(path.parent).with_suffix(".torn")
     try:
         _set_aside(fd, whole, size, aside)
-        where = f"are in {aside.name} now"
+        where = f"were moved to {aside.name}"
     except OSError as error:
         aside.unlink(missing_ok=True)
-        where = f"are gone, as they could not be set aside: {error.strerror}"
+        where = f"were removed, because they could not be moved to a file: {error.strerror}"
     os.ftruncate(fd, whole)
-    return f"the last {size - whole} bytes were no whole line, and {where}"
+    return f"the last {size - whole} bytes were not a complete line; they {where}"
 
 
 def _set_aside(fd: int, begin: int, end: int, path: Path) -> None:
@@ -265,7 +266,7 @@ def _set_aside(fd: int, begin: int, end: int, path: Path) -> None:
 
 
 def _whole(fd: int, size: int) -> int:
-    """Return how many bytes there are up to the last whole line that is one."""
+    """Return the offset of the end of the last line that is a JSON object."""
     for end in _ends(fd, size):
         if end == 0 or last_line(fd, end):
             return end
@@ -273,7 +274,7 @@ def _whole(fd: int, size: int) -> int:
 
 
 def _ends(fd: int, size: int) -> Iterator[int]:
-    """Yield where lines end, from the last one on backwards."""
+    """Yield the offsets of the ends of lines, the last one first, and 0 at last."""
     at, step = size, b""
     while at > 0:
         begin = max(0, at - _STEP)
@@ -286,7 +287,7 @@ def _ends(fd: int, size: int) -> Iterator[int]:
 
 
 def _parsed(line: bytes) -> dict[str, object]:
-    """Return a line as an object; where it is none, an empty one."""
+    """Parse a line; returns {} if it is not a JSON object."""
     try:
         found = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
-"""The log as it was: lines from a number, a moment or the beginning on, through all its files.
+"""Read the log: lines from a number, a time or the beginning on, through all its files.
 
-Files may be renamed, compressed or removed while they are read: what is open is read to its end,
-and what is gone is told, as GAP, where lines are asked for by their numbers.
+Files may be renamed, compressed or removed meanwhile. An open file is read to its end. If lines are
+read by number, a GAP stands for lines that are gone.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _TRIES: Final = 1000
 _CHUNK: Final = 1 << 20
 _PAGE: Final = 1 << 14
 _NO_END: Final = 1 << 63
-# A text in JSON has no quote without a backslash before it: no guest can write these.
+# In JSON, a quote in a text has a backslash before it: no guest can forge these.
 _SEQ: Final = re.compile(rb',"seq":(\d+)')
 _TIME: Final = re.compile(rb',"time":"([^"]+)"')
 
 
 def number_of(line: bytes) -> int:
-    """Return a line's `seq`, or 0."""
+    """Return the `seq` of a line, or 0."""
     found = _SEQ.search(line)
     return int(found[1]) if found else 0
 
 
 class History:
-    """The files of a log's directory, as they are at this moment, up to a place in it."""
+    """The files of a log as they are now, up to a position."""
 
     def __init__(self, directory: Path, end: Position | None = None) -> None:
-        """Look at the files. Raises OSError."""
+        """List the files. Raises OSError."""
         live = _live(directory)
         names = {
             path.name.partition(".jsonl")[0]: path
@@ -49,7 +49,7 @@ class History:
         }
         files = [*(_File(names[stem]) for stem in sorted(names)), live]
         last = end or live.place(_NO_END)
-        # it may have been renamed meanwhile, and others begun: they are no part of this
+        # the last file may have been rotated meanwhile: newer files are left out
         at = next((at for at, file in enumerate(files) if file.has(last)), None)
         self._most = _NO_END if at is None else last.offset
         self._files = files if at is None else files[: at + 1]
@@ -64,7 +64,7 @@ class History:
             file.close()
 
     def lines(self) -> Iterator[bytes]:
-        """Yield all whole lines, with their newlines, oldest first."""
+        """Yield all complete lines, with their newlines, the oldest first."""
         return self._read(self._files)
 
     def backwards(self) -> Iterator[Iterator[bytes]]:
@@ -73,7 +73,7 @@ class History:
             yield self._read(self._files[at : at + 1])
 
     def since(self, moment: float) -> Iterator[bytes]:
-        """Yield the lines from a moment on, in seconds since 1970."""
+        """Yield the lines from a time on, in seconds since 1970."""
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)).encode()
         text += b".%06dZ" % (moment % 1 * 1_000_000)
 
@@ -88,16 +88,16 @@ class History:
                 yield line
 
     def numbers(self, first: int, last: int = _NO_END) -> Iterator[bytes]:
-        """Yield the lines of this boot with these numbers; a GAP says which are gone.
+        """Yield the lines of this boot with numbers `first` to `last`, and GAP for missing ones.
 
-        Each file has lines of one boot alone, so that its numbers rise.
+        A file has lines of one boot only, so its numbers rise.
         """
         chosen: list[_File] = []
         later = _NO_END
         for file in reversed(self._files):
             number = number_of(file.first() or b"")
             if number > later:
-                break  # of the boot before
+                break  # of an earlier boot
             later = number or later
             chosen.insert(0, file)
             if 0 < number <= first:
@@ -118,17 +118,17 @@ class History:
             yield _gap(expected, last)
 
     def oldest(self) -> int | None:
-        """Return the number of the first line of this boot that is still there."""
+        """Return the number of the oldest line of this boot, or None."""
         later: int | None = None
         for file in reversed(self._files):
             number = number_of(file.first() or b"")
             if later and number > later:
-                return 1  # of the boot before: this one's lines are all there
+                return 1  # of an earlier boot: all lines of this one are there
             later = number or later
         return later
 
     def _from(self, is_before: Callable[[bytes], bool]) -> list[_File]:
-        """Return the files from the newest one on that begins before what is asked for."""
+        """Return the last file whose first line is before the wanted ones, and all newer files."""
         chosen: list[_File] = []
         for file in reversed(self._files):
             first = file.first()
@@ -148,7 +148,7 @@ class History:
 
 
 def _live(directory: Path) -> _File:
-    """Open the file that is written to; a rotation has none for a moment. Raises OSError."""
+    """Open the live file, which does not exist for a moment in a rotation. Raises OSError."""
     live = _File(directory / LIVE)
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
@@ -178,12 +178,12 @@ class _File:
             self._file = None
 
     def place(self, offset: int) -> Position:
-        """Return a place in a file that is open."""
+        """Return a position in this file, which must be open."""
         assert self._file is not None  # noqa: S101 - for the type checker
         return Position.at(os.fstat(self._file.fileno()), offset)
 
     def has(self, place: Position) -> bool:
-        """Whether a place is in this file; then it is open from here on."""
+        """Whether a position is in this file. If it is, the file stays open."""
         if self._file is not None:
             return place.is_in(os.fstat(self._file.fileno()))
         with contextlib.suppress(FileNotFoundError):
@@ -193,17 +193,17 @@ class _File:
         return False
 
     def first(self) -> bytes | None:
-        """Return its first line; None where it has none, or is gone."""
+        """Return the first line, or None if the file is empty or gone."""
         was_open = self._file is not None
         line = next(self.lines(_NO_END, _PAGE), None)
-        if not was_open:  # there may be more files than a process may have open
+        if not was_open:  # there may be more files than a process can have open
             self.close()
         return line
 
     def lines(self, most: int, chunk_size: int = _CHUNK) -> Iterator[bytes]:
-        """Yield whole lines of the first bytes of the file; nothing where it is gone.
+        """Yield the complete lines in the first `most` bytes; nothing if the file is gone.
 
-        One that is damaged ends there, and that is said.
+        If the file is damaged, a warning is logged, and the lines end there.
         """
         if self._file is None and not self._find():
             return
@@ -222,7 +222,7 @@ class _File:
             _log.warning("%s cannot be read to its end: %s", self._path, error.strerror)
 
     def skip_to(self, number: int) -> None:
-        """Begin shortly before the line with a number, where it need not read all for that."""
+        """Make `lines` begin shortly before the line with a number; not in a compressed file."""
         if self._file is None and not self._find():
             return
         assert self._file is not None  # noqa: S101 - for the type checker

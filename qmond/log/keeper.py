@@ -1,4 +1,4 @@
-"""The log as the daemon needs it: what cannot be written is counted, and the trouble told once."""
+"""Write the log, count what cannot be written, and report each failure once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RECOVERED: Final = 2.0
 
 
 class LogKeeper:
-    """Writes, and never fails; `not_logged` is where the caller counts what was not written."""
+    """Writes the log and never raises; the caller counts unwritten events in `not_logged`."""
 
     def __init__(self, log: EventLog, not_logged: Counter[str]) -> None:
         self.failing = False
@@ -35,7 +35,7 @@ class LogKeeper:
         self._good_since = math.inf
 
     def write(self, lines: bytes | memoryview) -> bool:
-        """Append whole lines; says whether they are in the log, all or none of them."""
+        """Append complete lines; returns whether all are in the log. Otherwise none is."""
         written = self._works(self._log.write, lines)
         if written:
             self._note_success()
@@ -55,7 +55,7 @@ class LogKeeper:
         return self._log.rotate()
 
     def check(self) -> None:
-        """Look after the log; called about once a second."""
+        """Do the log's periodic work; called about once a second."""
         blocked = self._log.blocked
         if self._works(self._log.check) and blocked and not self._log.blocked:
             self._note_success()  # nothing may come for long that shows it by being written
@@ -73,7 +73,7 @@ class LogKeeper:
             self._good_since = time.monotonic()
 
     def reopen(self) -> None:
-        """Begin a file at the log's path, where another program has taken it away."""
+        """Begin a new file if another program has renamed or removed the log's."""
         self._works(self._log.reopen)
 
     def _works(self, call: Callable[..., None], *arguments: Any) -> bool:  # noqa: ANN401

@@ -1,10 +1,11 @@
-"""Lives: the rare lines a second time, in small files by user, that no storm pushes out.
+"""Rare and important lines, kept a second time by user, so that no storm removes them.
 
-The log's oldest files go as others come, whoever's lines they hold: a guest that writes without
-end takes everybody's past with it. Who ran what, forked, connected and ended is a thousandth of
-all lines. It is kept once more, in `lives/` below the log's directory, and there each user's lines
-push out that user's own alone: `uid-1000.jsonl`, and `uid-1000.old.jsonl` from before it was full.
-A range of 65,536 numbers above the first is one user's, as subuid(5) gives them to containers.
+The oldest files of the log are removed first, whoever made the lines in them. So a guest that
+writes without end would remove everybody's past. The lines about started programs, forks,
+connections and ends are a thousandth of all lines. They are kept a second time in `lives/` below
+the log's directory. There, a user's lines remove only lines of the same user: `uid-1000.jsonl`, and
+`uid-1000.old.jsonl` from before it was full. A range of 65,536 user IDs above the first range
+counts as one user, as subuid(5) gives it to containers.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ EVENTS: Final = (
 )
 _MASK: Final = sum(1 << NUMBER[name] for name in EVENTS)
 _USERS: Final = 64
-"""How many users have files; where there are more, those who were silent for longest have none."""
+"""The most users with files. If there are more, those without lines for longest lose theirs."""
 _RANGE: Final = 1 << 16
 _TAIL: Final = 1 << 20
-"""Bytes; no line is as long, nor what a batch can have of one user."""
-# How a line begins; no text that a guest chose stands before these keys.
+"""Bytes; a batch has less of one user."""
+# How a line begins: before these keys, there is no text that a guest chose.
 _HEAD: Final = re.compile(
     rb'\{"ts":[\d.]+,"event":"(\w+)"(?:,"(?:pid|parent)":(\d+)(?:,"child":(\d+))?)?'
 )
@@ -58,15 +59,15 @@ class Lines(Protocol):
     """A batch of lines."""
 
     def select(self, mask: int, pids: None) -> tuple[bytes, int]:
-        """Return those of some events, and their number."""
+        """Return the lines of the events in `mask`, and their number."""
 
 
 class Lives:
-    """The files of all users; a trouble with them is told once, and delays nobody.
+    """The files of all users. A failure is logged once, and delays nobody.
 
-    `group` may read them; `uid_of` tells the real user ID of a process that came under watch before
-    this daemon, or None; `redone` is the number from which on lines come a second time, since the
-    daemon before ended abruptly, or None.
+    `group` may read the files. `uid_of` returns the real user ID of a process that was watched
+    before this daemon started, or None. `redone` is the number of the first line that this daemon
+    repeats after a crash of the last one, or None.
     """
 
     def __init__(
@@ -80,17 +81,17 @@ class Lives:
         self._group = group
         self._uid_of = uid_of
         self._redone = redone
-        self._users: dict[int, str] = {}  # by process
-        self._mended: set[Path] = set()
+        self._users: dict[int, str] = {}  # stem of the file, by process
+        self._recovered: set[Path] = set()
         self._failing = False
         self.configure(config)
 
     def configure(self, config: Log) -> None:
-        """Go by another quota from here on."""
+        """Put another quota in force."""
         self._most = config.keep.lives // _USERS // 2
 
     def take(self, batch: Lines) -> None:
-        """Write what is rare in a batch."""
+        """Write the rare lines of a batch."""
         lines, count = batch.select(_MASK, None)
         if not count:
             return
@@ -105,13 +106,13 @@ class Lives:
                 self._write(self._folder / f"{user}.jsonl", b"".join(chosen))
         except (OSError, QmondError) as error:
             if not self._failing:
-                _log.warning("lives are not kept apart, the log has them: %s", error)
+                _log.warning("lives/ cannot be written, its lines are in the log only: %s", error)
             self._failing = True
         else:
             self._failing = False
 
     def _user_of(self, line: bytes) -> str:
-        """Return whose file a line is for; it may tell of a process that comes or goes."""
+        """Return the stem of the file for a line, and follow forks and ends of processes."""
         head = _HEAD.match(line)
         if head is None or head[2] is None:
             return "host"
@@ -129,12 +130,12 @@ class Lives:
 
     def _write(self, path: Path, lines: bytes) -> None:
         if not path.exists():
-            self._make_room()
+            self._remove_a_user()
         fd = open_live(path, self._group)
         try:
-            if path not in self._mended:
-                _mend(fd, self._redone)
-                self._mended.add(path)
+            if path not in self._recovered:
+                _recover(fd, self._redone)
+                self._recovered.add(path)
             os.write(fd, lines)
             full = os.fstat(fd).st_size >= self._most
         finally:
@@ -142,8 +143,8 @@ class Lives:
         if full:
             path.rename(path.with_suffix(".old.jsonl"))
 
-    def _make_room(self) -> None:
-        """Remove the files of who was silent for longest, where there would be too many users."""
+    def _remove_a_user(self) -> None:
+        """If there are too many users, remove the files that were not written to for longest."""
         files = {path: path.stat().st_mtime for path in self._folder.glob("*.jsonl")}
         users = {path.name.partition(".")[0] for path in files}
         if len(users) >= _USERS:
@@ -155,7 +156,7 @@ class Lives:
 
 
 def _user(uid: int | None) -> str:
-    """Return the stem of a user's file; None is nobody known."""
+    """Return the stem of a user's file; None is an unknown user."""
     if uid is None:
         return "unknown"
     if uid < _RANGE:
@@ -168,8 +169,8 @@ def _is_of(path: Path, user: str) -> bool:
     return path.name.partition(".")[0] == user
 
 
-def _mend(fd: int, redone: int | None) -> None:
-    """Have a file end with a whole line, and before those that come a second time."""
+def _recover(fd: int, redone: int | None) -> None:
+    """Cut a file so that it ends with a complete line, before the lines that are repeated."""
     size = os.fstat(fd).st_size
     begin = max(0, size - _TAIL)
     tail = os.pread(fd, _TAIL, begin)

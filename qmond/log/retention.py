@@ -1,6 +1,6 @@
-"""What stays of the log: old files are compressed, and go where there are too many of them.
+"""Retention: rotated files are compressed, and the oldest are removed beyond the limits.
 
-All of it happens in a thread of its own, and compression in a process: the log never waits.
+This runs in a thread of its own, and compression in a process: writing never waits.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ __all__ = ["Retention", "room", "surplus"]
 _log = logging.getLogger(__name__)
 
 _ROUND: Final = 10.0
-"""Seconds between two looks at what is due, where nothing was rotated."""
-_BREATH: Final = 1.0
-"""Seconds between two looks while a file is compressed."""
+"""Seconds between two rounds, if nothing was rotated."""
+_STEP: Final = 1.0
+"""Seconds between two checks while a file is compressed."""
 _RETRY: Final = 600.0
 """Seconds until a file that could not be compressed is tried again."""
 
 
 def room(config: Log) -> int:
-    """Return how many bytes the log's file system has room for beyond `min_free`; may be < 0."""
+    """Return the free bytes of the log's file system beyond `min_free`; may be negative."""
     found = os.statvfs(config.dir)
     return found.f_bavail * found.f_frsize - config.min_free
 
 
 def surplus(files: Sequence[Kept], keep: Keep, live: int, now: float) -> list[Kept]:
-    """Return which of the rotated files, the oldest first, are too many; `live` is in bytes."""
+    """Return the files that exceed the limits, of `files` with the oldest first.
+
+    `live` is the size of the live file, `now` is in seconds since 1970.
+    """
     total = live + sum(file.size for file in files)
     chosen = []
     for at, file in enumerate(files):
@@ -51,7 +54,7 @@ def surplus(files: Sequence[Kept], keep: Keep, live: int, now: float) -> list[Ke
 
 
 class Retention:
-    """The old files of one log; `files` and `bytes` are what there was of them at the last look."""
+    """The rotated files of a log; `files` and `bytes` are their number and size when last seen."""
 
     def __init__(self, config: Log) -> None:
         self.config = config
@@ -62,12 +65,16 @@ class Retention:
         self._due = 0.0
         self._closing = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
-        self._postponed: dict[str, float] = {}  # files that could not be compressed, until when
-        self._owed: list[tuple[float, int]] = []  # room of removed files: until when, and bytes
+        self._postponed: dict[
+            str, float
+        ] = {}  # names of files that could not be compressed, and until when
+        self._unfreed: list[
+            tuple[float, int]
+        ] = []  # removed files whose space is not free yet: until when to wait, bytes
         self._failing = False
 
     def look(self, *, now: bool = False) -> None:
-        """Do what is due, aside; at once where something has changed."""
+        """Start a round in the thread if one is due, or `now`."""
         if self._round and not self._round.done():
             self._due = 0.0 if now else self._due
         elif now or time.monotonic() >= self._due:
@@ -75,65 +82,65 @@ class Retention:
             self._round = self._thread.submit(self._tidy)
 
     def close(self) -> None:
-        """Stop; a file that is being compressed stays as it is."""
+        """Stop. A file that is being compressed stays uncompressed."""
         self._closing.set()
-        with contextlib.suppress(AttributeError):  # there is none, or it has just ended
+        with contextlib.suppress(AttributeError):  # there is no child, or it has just ended
             self._child.terminate()  # type: ignore[union-attr]
         self._thread.shutdown()
 
     def _tidy(self) -> None:
-        """Remove and compress what is due: runs in the thread."""
+        """Remove and compress files; runs in the thread."""
         try:
             for part in self.config.dir.glob(f"events-*{PART}"):  # no compressor runs now
                 part.unlink()
-            files = self._thinned()
-            while not self._closing.is_set() and (file := self._ripe(files)):
+            files = self._remove_surplus()
+            while not self._closing.is_set() and (file := self._next_to_compress(files)):
                 self._compress(file)
-                files = self._thinned()
+                files = self._remove_surplus()
         except OSError as error:
             if not self._failing:
-                _log.warning("old files of the log are not looked after: %s", error)
+                _log.warning("rotated files cannot be compressed or removed: %s", error)
             self._failing = True
         else:
             self._failing = False
 
-    def _thinned(self) -> list[Kept]:
-        """Remove what must go, and return what is left."""
+    def _remove_surplus(self) -> list[Kept]:
+        """Remove files beyond the limits, and return the others."""
         config = self.config
         files = kept_files(config.dir)
-        more = 0  # the live file, and what is being compressed
+        more = 0  # bytes of the live file, and of the one being compressed
         for path in (config.dir / LIVE, *config.dir.glob(f"events-*{PART}")):
             with contextlib.suppress(FileNotFoundError):
                 more += path.stat().st_size
         for file in surplus(files, config.keep, more, time.time()):
             file.path.unlink(missing_ok=True)
             files.remove(file)
-        self._make_room(files)
+        self._keep_min_free(files)
         self.files, self.bytes = len(files), sum(file.size for file in files)
         return files
 
-    def _make_room(self, files: list[Kept]) -> None:
-        """Remove the oldest files until there is `min_free` of room.
+    def _keep_min_free(self, files: list[Kept]) -> None:
+        """Remove the oldest files until `min_free` bytes are free.
 
-        What somebody reads gives its room back only later: that is waited for, a round long.
+        A file that is being read frees its space only later. That space is waited for, one round.
         """
         now = time.monotonic()
-        self._owed = [(until, size) for until, size in self._owed if until > now]
+        self._unfreed = [(until, size) for until, size in self._unfreed if until > now]
         gone: list[Kept] = []
-        while files and (before := room(self.config)) + sum(size for _, size in self._owed) < 0:
+        while files and (before := room(self.config)) + sum(size for _, size in self._unfreed) < 0:
             gone.append(files.pop(0))
             gone[-1].path.unlink(missing_ok=True)
             if room(self.config) - before < gone[-1].size // 2:
-                self._owed.append((now + _ROUND, gone[-1].size))
+                self._unfreed.append((now + _ROUND, gone[-1].size))
         if gone:
             _log.warning(
-                "%d files removed to have log.min_free bytes of room, up to %s",
+                "%d files were removed to keep log.min_free bytes free, the newest of them %s",
                 len(gone),
                 gone[-1].path.name,
             )
 
-    def _ripe(self, files: Sequence[Kept]) -> Kept | None:
-        """Return a file that is to be compressed now."""
+    def _next_to_compress(self, files: Sequence[Kept]) -> Kept | None:
+        """Return the oldest file that is due to be compressed, or None."""
         if self.config.compress not in SUFFIXES:
             return None
         before = time.time() - self.config.compress_delay
@@ -147,7 +154,7 @@ class Retention:
         return None
 
     def _compress(self, file: Kept) -> None:
-        """Have a file compressed; meanwhile what must go goes."""
+        """Compress a file, and remove files beyond the limits meanwhile."""
         command = (
             sys.executable,
             "-P",
@@ -159,7 +166,7 @@ class Retention:
         with subprocess.Popen(command) as child:  # noqa: S603 - our own program
             self._child = child
             while (status := _wait(child)) is None:
-                if self._closing.is_set() or file not in self._thinned():
+                if self._closing.is_set() or file not in self._remove_surplus():
                     child.terminate()
         self._child = None
         if status != 0 and not self._closing.is_set():
@@ -167,7 +174,7 @@ class Retention:
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int | None:
-    """Wait for a process for a breath; returns its status once it has ended."""
+    """Wait for a process for a moment; returns its exit status, or None if it still runs."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        return child.wait(_BREATH)
+        return child.wait(_STEP)
     return None

@@ -1,11 +1,10 @@
-"""The event log: append whole lines, begin a new file when one is full or old, survive trouble.
+"""The event log: append complete lines, rotate files by size and age, and survive disk failures.
 
-A file that is complete is renamed to `events-20261123T083452.123456Z.jsonl`, the moment of its
-rotation, and a new `events.jsonl` is begun: whoever follows by name or by inode misses nothing.
+A complete file is renamed to `events-20261123T083452.123456Z.jsonl`, the time of its rotation, and
+a new `events.jsonl` is begun. A reader that follows by name or by inode misses nothing.
 
-What is written goes to the disk soon, and then leaves the page cache: a busy log would otherwise
-push out the files that the host's own work needs, and the pages that the log must have anew are
-slower to write to than those that it just gave back.
+Written data go to the disk soon, and then leave the page cache. Otherwise a busy log would push out
+files that the host needs. Fresh pages are also slower to write to than pages that were just freed.
 """
 
 from __future__ import annotations
@@ -41,28 +40,30 @@ __all__ = ["EventLog"]
 _log = logging.getLogger(__name__)
 
 _RELEASE: Final = 8 << 20
-"""Bytes written until the page cache is relieved of them once more, and room is looked for."""
+"""Bytes after which written data are dropped from the page cache, and free space is checked."""
 _RETRY: Final = 5.0
 """Seconds until a rotation that failed is tried again."""
 
 
 class EventLog:
-    """The log in one directory, which is this daemon's alone: a second one is refused.
+    """The log in one directory. It is locked: a second daemon is refused.
 
-    `bytes` are those of the live file; `total` those written by this daemon. `group` may read it.
+    `bytes` is the size of the live file, `total` what this daemon has written. `group` may read it.
     """
 
     def __init__(self, config: Log, group: int | None = None) -> None:
-        """Open the log, and make the directory where there is none. Raises LogError, InUseError."""
+        """Open the log, and make its directory if needed. Raises LogError, InUseError."""
         self.path = config.dir / LIVE
         self.total = 0
         self.retention = Retention(config)
         self.group = group
         self._config = config
-        self._aside = ThreadPoolExecutor(1, "qmond-log")  # what may wait for the disk
+        self._disk_thread = ThreadPoolExecutor(
+            1, "qmond-log"
+        )  # for calls that may wait for the disk
         self._flushing: Future[None] | None = None
-        self._unsure = self._stuck = False
-        """Whether it was said that the disk took not all, or that no new file can be had."""
+        self._flush_failed = self._rotation_failed = False
+        """Whether a failed flush, or a failed rotation, has been logged."""
         try:
             open_directory(config.dir, group)
             self._fd = open_live(self.path, group)
@@ -72,16 +73,16 @@ class EventLog:
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
 
     def _begin(self, size: int, age: float = 0) -> None:
-        """Enter what the live file is now."""
-        self.bytes = self._flushed = self._synced = self._sure = size
+        """Reset the state for a live file of this size, and age in seconds."""
+        self.bytes = self._flushed = self._synced = self._seen = size
         self._torn = False
-        """Whether what is in the file behind `bytes` could not be taken back."""
-        self._full = self._adrift = False
+        """Whether there are data after `bytes` that could not be removed."""
+        self._full = self._displaced = False
         self._begun = time.monotonic() - age
         self._retry = self._sync_due = 0.0
 
     def recover(self) -> None:
-        """Have the log end with a whole line, whatever a crash left there. Raises LogError."""
+        """Make the log end with a complete line, after a crash. Raises LogError."""
         try:
             found = recover(self._fd, self.path)
             size = os.fstat(self._fd).st_size
@@ -94,7 +95,7 @@ class EventLog:
         self.retention.look(now=True)
 
     def last_line(self) -> dict[str, object]:
-        """Return the last line of the log, or an empty one where there is none."""
+        """Return the last line of the log, or {} if there is none."""
         if self.bytes:
             return last_line(self._fd, self.bytes)
         for file in reversed(kept_files(self.path.parent)):
@@ -105,20 +106,20 @@ class EventLog:
 
     @property
     def end(self) -> Position:
-        """Where the next line comes."""
+        """The position of the next line."""
         return Position.at(os.fstat(self._fd), self.bytes)
 
     def cut(self, end: Position) -> int:
-        """Take back what was written since the log had that end; returns how many bytes that were.
+        """Remove what was written after a position; returns the number of bytes.
 
-        A file that was begun since goes back to nothing. Raises LogError.
+        If the log was rotated since, the live file becomes empty. Raises LogError.
         """
         if end.is_in(os.fstat(self._fd)):
             size = end.offset
         elif any(end.is_in(file.lstat()) for file in self.path.parent.iterdir()):
             size = 0
         else:
-            return 0  # that is another log
+            return 0  # the position is in another log
         gone = self.bytes - size
         if gone > 0:
             try:
@@ -131,49 +132,49 @@ class EventLog:
     # ---- writing -------------------------------------------------------------------------------
 
     def write(self, lines: bytes | memoryview) -> None:
-        """Append whole lines; a file that is full is rotated before.
+        """Append complete lines; a full file is rotated first.
 
-        Raises LogError, and then none of them is in the file.
+        Raises LogError; then none of the lines is in the file.
         """
         if self.bytes - self._flushed > _RELEASE:
             self._release()
-            self._look_for_room()
+            self._check_space()
         if self.blocked:
             raise LogError(self.blocked)
         if self.bytes and self.bytes + len(lines) > self._config.rotate.size:
-            self._rotate_where_possible()
+            self._try_to_rotate()
         view = memoryview(lines)
         try:
             if self._torn:
-                self._take_back()
+                self._remove_torn()
             while view:
                 view = view[os.write(self._fd, view) :]
             if self._config.sync == "batch":
                 os.fdatasync(self._fd)
         except OSError as error:
             self._torn = True
-            with contextlib.suppress(OSError):  # then it is tried before the next line
+            with contextlib.suppress(OSError):  # if this fails, the next write tries again
                 self.bytes = min(self.bytes, os.fstat(self._fd).st_size - len(lines) + len(view))
-                self._take_back()
+                self._remove_torn()
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
         self.bytes += len(lines)
         self.total += len(lines)
 
     @property
     def blocked(self) -> str:
-        """Why nothing can be written, as far as that is known without trying."""
-        if self._adrift:
-            return f"{self.path}: it was removed, and no other can be had"
-        return f"{self.path.parent}: less than log.min_free of room" if self._full else ""
+        """Why nothing can be written, or "" if that is not known."""
+        if self._displaced:
+            return f"{self.path}: it was removed, and a new one cannot be created"
+        return f"{self.path.parent}: less than log.min_free is free" if self._full else ""
 
-    def _take_back(self) -> None:
+    def _remove_torn(self) -> None:
         os.ftruncate(self._fd, self.bytes)
         self._torn = False
 
     # ---- a new file ----------------------------------------------------------------------------
 
     def rotate(self) -> Path | None:
-        """Begin a new file, and return what the old one is called now; None where it is empty.
+        """Rotate: begin a new file, and return the path of the old one; None if it is empty.
 
         Raises LogError.
         """
@@ -183,7 +184,7 @@ class EventLog:
         fd = -1
         try:
             if self._torn:
-                self._take_back()
+                self._remove_torn()
             fd = open_live(fresh, self.group, new=True)
             renamed = new_name(self.path.parent)
             self.path.rename(renamed)
@@ -197,29 +198,29 @@ class EventLog:
                 raise
             raise LogError(f"{error.filename or self.path}: {error.strerror}") from error
         self._replace(fd)
-        self._stuck = False
+        self._rotation_failed = False
         return renamed
 
-    def _rotate_where_possible(self) -> None:
-        """Begin a new file; where that fails, the old one goes on for a while."""
+    def _try_to_rotate(self) -> None:
+        """Rotate; if that fails, continue with the old file, and try again later."""
         if time.monotonic() < self._retry:
             return
         try:
             self.rotate()
         except LogError as error:
             self._retry = time.monotonic() + _RETRY
-            if not self._stuck:
-                _log.warning("the log's file is full, and goes on: %s", error)
-            self._stuck = True
+            if not self._rotation_failed:
+                _log.warning("the log cannot be rotated, its file grows on: %s", error)
+            self._rotation_failed = True
 
     def reopen(self) -> None:
-        """Begin a file at the log's path, where another program has taken it. Raises LogError."""
+        """Begin a new file if another program has renamed or removed the log's. Raises LogError."""
         if is_at(self._fd, self.path):
-            self._adrift = False
+            self._displaced = False
             return
-        if not self._adrift:
-            _log.warning("%s was renamed or removed, and is begun anew", self.path)
-        self._adrift = True
+        if not self._displaced:
+            _log.warning("%s was renamed or removed; a new one is begun", self.path)
+        self._displaced = True
         try:
             open_directory(self.path.parent, self.group)
             fd = open_live(self.path, self.group)
@@ -234,15 +235,15 @@ class EventLog:
         self._replace(fd)
 
     def _rescue(self, fd: int) -> None:
-        """Copy what was written since the file was seen in its place last, and then was removed."""
+        """Copy from the removed file what was written after it was last seen at its path."""
         size = self.bytes
-        while self._sure < size:
-            content = os.pread(self._fd, _RELEASE, self._sure)[: size - self._sure]
-            self._sure += os.write(fd, content)
+        while self._seen < size:
+            content = os.pread(self._fd, _RELEASE, self._seen)[: size - self._seen]
+            self._seen += os.write(fd, content)
 
     def _replace(self, fd: int) -> None:
         sync = self._config.sync != "never"
-        self._aside.submit(_finish, self._fd, self.path.parent if sync else None)
+        self._disk_thread.submit(_finish, self._fd, self.path.parent if sync else None)
         self._fd = fd
         self._begin(os.fstat(fd).st_size)
         self.retention.look(now=True)
@@ -250,15 +251,15 @@ class EventLog:
     # ---- looking after it ----------------------------------------------------------------------
 
     def check(self) -> None:
-        """Do what is due by the clock; called about once a second. Raises LogError."""
+        """Do the periodic work; called about once a second. Raises LogError."""
         self.reopen()
         size = os.fstat(self._fd).st_size
         if size < self.bytes:
             _log.warning("%s was cut to %d bytes by another program", self.path, size)
             self._begin(size)
-        self._sure = self.bytes
+        self._seen = self.bytes
         if self.bytes and time.monotonic() - self._begun >= self._config.rotate.age:
-            self._rotate_where_possible()
+            self._try_to_rotate()
         interval = self._config.sync
         if (
             self._is_flushed()
@@ -268,16 +269,16 @@ class EventLog:
             and self._flush(os.fdatasync, self._fd)
         ):
             self._synced, self._sync_due = self.bytes, time.monotonic() + interval - 0.5
-        self._look_for_room()
+        self._check_space()
         self.retention.look()
 
     def configure(self, config: Log) -> None:
-        """Go by another configuration from here on; the directory stays."""
+        """Put another configuration in force; the directory stays."""
         self._config = self.retention.config = config
         self.retention.look(now=True)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `status` says of the log."""
+        """Return the log's part of `status`."""
         return {
             "path": str(self.path),
             "bytes": self.bytes,
@@ -287,50 +288,50 @@ class EventLog:
         }
 
     def close(self, *, sync: bool = True) -> None:
-        """Close the live file, with `sync` once it is on the disk."""
+        """Close the live file; with `sync`, after it is on the disk."""
         self.retention.close()
         if sync:
-            self._aside.submit(_finish, self._fd, None)
+            self._disk_thread.submit(_finish, self._fd, None)
         else:
-            self._aside.submit(os.close, self._fd)
-        self._aside.shutdown()
+            self._disk_thread.submit(os.close, self._fd)
+        self._disk_thread.shutdown()
 
-    def _look_for_room(self) -> None:
-        with contextlib.suppress(OSError):  # a write will tell
+    def _check_space(self) -> None:
+        with contextlib.suppress(OSError):  # the next write reports it
             lacks = room(self._config) < 0
             if lacks:
                 self.retention.look(now=True)
             self._full = lacks and self.retention.files == 0
 
     def _release(self) -> None:
-        """Have what is written go to the disk, and leave the page cache once it is there."""
-        advice = os.POSIX_FADV_DONTNEED  # begins to write what is dirty, drops what is not
+        """Start to write to the disk, and drop from the page cache what is there."""
+        advice = os.POSIX_FADV_DONTNEED  # starts to write dirty pages, drops clean ones
         if self._flush(os.posix_fadvise, self._fd, 0, self.bytes, advice):
             self._flushed = self.bytes
 
     def _flush(self, call: Any, *arguments: int) -> bool:  # noqa: ANN401 - a system call
-        """Have the disk do something, unless it is still busy with the last; says which."""
+        """Start a call that waits for the disk; returns false if the last one is not finished."""
         if not self._is_flushed():
             return False
-        self._flushing = self._aside.submit(call, *arguments)
+        self._flushing = self._disk_thread.submit(call, *arguments)
         return True
 
     def _is_flushed(self) -> bool:
-        """Whether the disk is done; what it did not take is said, once, and due anew."""
+        """Whether the last call is finished; if it failed, log that once, and flush again."""
         if self._flushing is None or not self._flushing.done():
             return self._flushing is None
         error = self._flushing.exception()
         self._flushing = None
         if error:
             self._synced = 0
-            if not self._unsure:
+            if not self._flush_failed:
                 _log.error("%s: written lines may not be on the disk: %s", self.path, error)
-        self._unsure = error is not None
+        self._flush_failed = error is not None
         return True
 
 
 def _moment(fd: int, size: int) -> float:
-    """Return when a file's first line was made, in seconds since 1970; now where it has none."""
+    """Return the time of a file's first line, in seconds since 1970; now if there is none."""
     head = os.pread(fd, min(size, 1 << 20), 0)
     try:
         return datetime.fromisoformat(str(last_line(fd, head.find(b"\n") + 1)["time"])).timestamp()
@@ -339,7 +340,7 @@ def _moment(fd: int, size: int) -> float:
 
 
 def _finish(fd: int, directory: Path | None) -> None:
-    """Close a file that is complete, once it and its name are on the disk."""
+    """Close a rotated file after it and its name are on the disk."""
     try:
         os.fdatasync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -354,7 +354,7 @@ def test_old_files_go_where_room_is_short_and_then_writing_stops(tmp_path: Path)
             if number % 10 == 0:
                 log.check()
                 settle(log)
-        log.retention._owed.clear()  # of files that seemed to give no room, beside such writing
+        log.retention._unfreed.clear()  # of files that seemed to give no room, beside such writing
         log.check()
         settle(log)
         free = os.statvfs(disk)
@@ -526,7 +526,7 @@ def test_old_files_go_while_another_is_compressed(
     real = subprocess.Popen
     log = open_log(tmp_path, files=3, compress="zstd", compress_delay=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr("qmond.log.retention._BREATH", 0.01)
+        patch.setattr("qmond.log.retention._STEP", 0.01)
         patch.setattr("qmond.log.retention.subprocess.Popen", never_ends)
         most = 0
         for _ in range(50):
