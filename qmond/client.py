@@ -4,6 +4,8 @@
         for line in qmond.tail(events=["READ"], guest="*/sh", last=100):
             print(json.loads(line)["buf"])
 
+`follow`, and `follow_async`, come back when the daemon was restarted, and miss nothing.
+
 It needs nothing of the daemon but its socket, and only the standard library. What can be asked is
 in docs/protocol.md; arguments that are None are left out.
 """
@@ -14,16 +16,18 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
+from qmond.cursor import Choice, Cursor
 from qmond.errors import ProtocolError, QmondError, RequestError
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["DEFAULT_SOCKET", "AsyncClient", "Choice", "Client"]
+__all__ = ["DEFAULT_SOCKET", "AsyncClient", "Choice", "Client", "follow", "follow_async"]
 
 DEFAULT_SOCKET: Final = Path("/run/qmond/qmond.sock")
 _PROTOCOL: Final = 1
@@ -31,32 +35,8 @@ _LINE_MAX: Final = 8 << 20
 """Bytes; no line of the daemon's is as long: an answer has at most 4 MiB, and says what was cut."""
 _MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
 """How what is no event begins; no event has such a key."""
-
-
-class Choice(TypedDict, total=False):
-    """Which lines `tail` gives, and from when on; at most one of the last three before `follow`."""
-
-    events: Iterable[str] | None
-    """Names of events."""
-    pids: Iterable[int] | None
-    tree: int | None
-    """A process, and all its descendants."""
-    arch: Iterable[str] | None
-    """Guest architectures, such as aarch64."""
-    guest: str | None
-    """A glob for the guest program's path."""
-    where: str | None
-    """An expression in CEL over the line's keys."""
-    fields: Iterable[str] | None
-    """The keys that a line keeps."""
-    from_seq: int | None
-    """The number of the first line."""
-    since: str | None
-    """A moment (RFC 3339), or an age such as 5m."""
-    last: int | None
-    """How many lines of the past."""
-    follow: bool
-    """Whether to go on with what comes, which is so where nothing is said."""
+_PAUSE: Final = 1.0
+"""Seconds between two tries to reach a daemon that is away."""
 
 
 class Client:
@@ -201,7 +181,7 @@ class AsyncClient:
         except OSError as error:
             await self.close()
             raise _hung_up(self._path) from error
-        except QmondError:
+        except (QmondError, asyncio.CancelledError):
             await self.close()
             raise
         return self
@@ -225,7 +205,7 @@ class AsyncClient:
         processes: list[dict[str, Any]] = await self.request("ps")
         return processes
 
-    async def tail(self, **choice: Unpack[Choice]) -> AsyncIterator[bytes]:
+    async def tail(self, **choice: Unpack[Choice]) -> AsyncGenerator[bytes, None]:
         """Yield the lines of events as `Client.tail` does: `async for line in qmond.tail()`."""
         await self.request("tail", **choice)
         try:
@@ -250,6 +230,71 @@ class AsyncClient:
             raise _too_long(self._path) from error
         found, self.truncated = _answered(self._path, line)
         return found
+
+
+# ---- across restarts -----------------------------------------------------------------------------
+
+
+def follow(
+    path: Path | None = None,
+    *,
+    choose: Callable[[Client], Choice] | None = None,
+    on_retry: Callable[[QmondError], None] | None = None,
+    **choice: Unpack[Choice],
+) -> Generator[bytes, None, None]:
+    """Yield lines as `Client.tail` does, for ever: across restarts of the daemon, each line once.
+
+    It connects when the first line is asked for. `choose` is asked after each connect for what
+    depends on the daemon, and goes over `choice`; `on_retry` is told of each fault that leads to
+    another try. Raises QmondError where there is no daemon to begin with, where `fields` has no
+    `seq` or lines have none; RequestError whenever the daemon refuses.
+    """
+    cursor = Cursor(choice)
+    while True:
+        try:
+            with Client(path) as client:
+                changes = choose(client) if choose else Choice()
+                for line in client.tail(**cursor.ask(client.about, changes)):
+                    cursor.take(line)
+                    yield line
+        except QmondError as error:
+            if not cursor.may_retry(error):
+                raise
+            if on_retry:
+                on_retry(error)
+        time.sleep(_PAUSE)
+
+
+async def follow_async(
+    path: Path | None = None,
+    *,
+    choose: Callable[[AsyncClient], Awaitable[Choice]] | None = None,
+    on_retry: Callable[[QmondError], None] | None = None,
+    **choice: Unpack[Choice],
+) -> AsyncGenerator[bytes, None]:
+    """Yield lines as `follow` does, for asyncio.
+
+    A task that is cancelled while it waits for a line hangs up. Who leaves the loop in another way
+    hangs up with `contextlib.aclosing`.
+    """
+    import asyncio  # noqa: PLC0415 - as above
+
+    cursor = Cursor(choice)
+    while True:
+        try:
+            async with AsyncClient(path) as client:
+                changes = await choose(client) if choose else Choice()
+                tail = client.tail(**cursor.ask(client.about, changes))
+                async with contextlib.aclosing(tail) as lines:
+                    async for line in lines:
+                        cursor.take(line)
+                        yield line
+        except QmondError as error:
+            if not cursor.may_retry(error):
+                raise
+            if on_retry:
+                on_retry(error)
+        await asyncio.sleep(_PAUSE)
 
 
 # ---- the protocol, for both ----------------------------------------------------------------------

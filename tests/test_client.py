@@ -1,47 +1,20 @@
-"""The client against peers that are no good daemon."""
+"""The client against peers that are no good daemon, or were restarted."""
 
 import asyncio
 import contextlib
-import socket
+import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Unpack
 
 import pytest
+from peer import HELLO, hello, peer, peers
 
-from qmond.client import AsyncClient, Client
+from qmond.client import AsyncClient, Choice, Client, follow, follow_async
 from qmond.errors import ProtocolError, QmondError, RequestError
 from qmond.server.protocol import KEYS
-
-HELLO = b'{"qmond":{"version":"9","protocol":1,"boot_id":"b","capabilities":[]}}\n'
-
-
-@contextmanager
-def peer(path: Path, *answers: bytes) -> Iterator[None]:
-    """Serve one connection: greet with the first, and give one of the others for each request."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with (
-                contextlib.suppress(ConnectionError),
-                connection,
-                connection.makefile("rb") as requests,
-            ):
-                connection.sendall(answers[0])
-                for answer in answers[1:]:
-                    requests.readline()
-                    if answer:
-                        connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield
-        thread.join(10)
 
 
 def test_asks_and_tails(tmp_path: Path) -> None:
@@ -159,3 +132,192 @@ def test_a_line_beyond_all_bounds_is_told_as_that(tmp_path: Path) -> None:
         client.ps()
     with peer(tmp_path / "t", HELLO, endless), pytest.raises(ProtocolError, match="more than 8"):
         asyncio.run(ask())
+
+
+# ---- across restarts -----------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+TAIL = b'{"id":1,"ok":{}}\n'
+END = b'{"id":1,"end":{"reason":"complete"}}\n'
+OVER = b'{"id":1,"error":{"class":"Failed","message":"over"}}\n'
+"""Ends a client that follows."""
+TRIES_MAX = 100
+
+
+class Follower:
+    """Follows the daemon at a socket until an error: what came, and why it tried again."""
+
+    def __init__(self, path: Path, then: Callable[[], object] = lambda: None) -> None:
+        self._path = path
+        self._then = then
+        self.got: list[bytes] = []
+        self.told: list[str] = []
+        self.changes: list[Choice] = []
+
+    def tell(self, error: QmondError) -> None:
+        self.told.append(str(error))
+        assert len(self.told) < TRIES_MAX
+        self._then()
+
+    def run(self, **choice: Unpack[Choice]) -> None:
+        def choose(client: Client) -> Choice:
+            assert client.about
+            return self.changes.pop(0)
+
+        choosing = choose if self.changes else None
+        for line in follow(self._path, choose=choosing, on_retry=self.tell, **choice):
+            self.got.append(line)
+
+
+class AsyncFollower(Follower):
+    def run(self, **choice: Unpack[Choice]) -> None:
+        asyncio.run(self.follow(**choice))
+
+    async def follow(self, **choice: Unpack[Choice]) -> None:
+        async def choose(client: AsyncClient) -> Choice:
+            assert client.about
+            return self.changes.pop(0)
+
+        choosing = choose if self.changes else None
+        async for line in follow_async(self._path, choose=choosing, on_retry=self.tell, **choice):
+            self.got.append(line)
+
+
+both = pytest.mark.parametrize("kind", [Follower, AsyncFollower], ids=["sync", "async"])
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmond.client._PAUSE", 0.01)
+
+
+def lines(*numbers: int) -> bytes:
+    return b"".join(b'{"ts":1.000000,"event":"READ","seq":%d}\n' % seq for seq in numbers)
+
+
+@both
+def test_goes_on_where_it_was(tmp_path: Path, kind: type[Follower]) -> None:
+    """It is cut in the middle of a line, then the daemon stops, then it is away."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(*connections: tuple[bytes, bytes]) -> None:
+            asked.append(stack.enter_context(peers(tmp_path / "s", *connections)))
+
+        def come_back() -> None:
+            if "No such file" in follower.told[-1]:
+                serve((hello(9), TAIL + lines(9)), (hello(9), OVER))
+
+        asked: list[list[dict[str, Any]]] = []
+        cut = TAIL + lines(5, 6) + lines(7)[:20]
+        serve((hello(4), cut), (hello(8), TAIL + lines(7, 8) + END))
+        follower = kind(tmp_path / "s", come_back)
+        with pytest.raises(RequestError, match="over"):
+            follower.run(pids=iter([1]))
+    requests = [request for requests in asked for request in requests]
+    assert [request["op"] for request in requests] == ["tail"] * 4
+    assert [request["args"]["from_seq"] for request in requests] == [5, 7, 9, 10]
+    assert all(request["args"]["pids"] == [1] for request in requests)
+    assert b"\n".join(follower.got) + b"\n" == lines(5, 6, 7, 8, 9)
+    in_line, away = follower.told
+    assert "hung up in the middle of a line" in in_line
+    assert "No such file" in away
+
+
+@both
+def test_another_boot_is_followed_from_its_first_line(tmp_path: Path, kind: type[Follower]) -> None:
+    follower = kind(tmp_path / "s")
+    boots = (
+        (hello(40, "a"), TAIL + lines(41)),
+        (hello(2, "b"), TAIL + lines(1, 2, 3)),
+        (hello(3, "b"), OVER),
+    )
+    with peers(tmp_path / "s", *boots) as asked, pytest.raises(RequestError, match="over"):
+        follower.run(last=3, events=["READ"])
+    assert [request["args"].get("from_seq") for request in asked] == [None, 1, 4]
+    assert [request["args"].get("last") for request in asked] == [3, None, None]
+    assert b"\n".join(follower.got) + b"\n" == lines(41, 1, 2, 3)
+
+
+@both
+def test_a_daemon_that_was_killed_may_be_behind(tmp_path: Path, kind: type[Follower]) -> None:
+    follower = kind(tmp_path / "s")
+    behind = hello(10), b"it is not asked"
+    lives = (hello(9), TAIL + lines(10, 11)), behind, behind, (hello(11), OVER)
+    with peers(tmp_path / "s", *lives) as asked, pytest.raises(RequestError, match="over"):
+        follower.run()
+    assert [request["args"]["from_seq"] for request in asked] == [10, 12]
+    assert follower.told == ["the daemon is not yet where it was"] * 2
+
+
+@both
+def test_what_to_ask_for_may_depend_on_the_daemon(tmp_path: Path, kind: type[Follower]) -> None:
+    follower = kind(tmp_path / "s")
+    follower.changes = [{"events": ["READ"]}, {"events": ["EXIT"]}]
+    lives = (hello(4), TAIL), (hello(4), OVER)
+    with peers(tmp_path / "s", *lives) as asked, pytest.raises(RequestError, match="over"):
+        follower.run(tree=7)
+    wanted = [(request["args"]["events"], request["args"]["tree"]) for request in asked]
+    assert wanted == [(["READ"], 7), (["EXIT"], 7)]
+
+
+@both
+def test_what_fails_at_first_is_not_tried_again(tmp_path: Path, kind: type[Follower]) -> None:
+    follower = kind(tmp_path / "s")
+    with pytest.raises(QmondError, match="No such file"):
+        follower.run()
+    with peer(tmp_path / "s", b"SSH-2.0\n"), pytest.raises(ProtocolError, match="not JSON"):
+        follower.run()
+    with peer(tmp_path / "s", hello(4)), pytest.raises(QmondError) as caught:
+        follower.run(fields=["buf"])
+    assert caught.value.hint == "add seq to `fields`"
+    assert follower.told == []
+
+
+def test_who_leaves_hangs_up(tmp_path: Path) -> None:
+    waiting = hello(4), TAIL + lines(5), b""
+    with peers(tmp_path / "s", waiting), contextlib.closing(follow(tmp_path / "s")) as following:
+        assert [next(following)] == lines(5).splitlines()
+
+    async def leave() -> None:
+        with peers(tmp_path / "s", waiting):
+            async with contextlib.aclosing(follow_async(tmp_path / "s")) as following:
+                async for line in following:
+                    assert [line] == lines(5).splitlines()
+                    break
+
+    asyncio.run(leave())
+
+
+@pytest.mark.parametrize("answers", [(b"", b""), (hello(4), TAIL, b"")], ids=["greeting", "line"])
+def test_a_task_that_is_cancelled_hangs_up(tmp_path: Path, answers: tuple[bytes, ...]) -> None:
+    follower = AsyncFollower(tmp_path / "s")
+
+    async def cancel() -> None:
+        with peers(tmp_path / "s", answers):  # at its end it waits for that
+            task = asyncio.create_task(follower.follow())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(cancel())
+    assert follower.told == []
+
+
+def test_the_documented_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(
+        r"(?s)^```python\n(.*?)^```", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE
+    )
+    monkeypatch.setenv("QMOND_SOCKET", str(tmp_path / "s"))
+    came = b'{"ts":1.000000,"event":"CONNECT","pid":7,"addr":"127.0.0.1:80","seq":5}\n{"ts'
+    with (
+        peers(tmp_path / "s", (hello(4), TAIL + came), (hello(5), OVER)) as asked,
+        pytest.raises(RequestError, match="over"),
+    ):
+        exec(example, {})  # noqa: S102 - it is ours
+    assert [request["args"]["from_seq"] for request in asked] == [5, 6]
+    said = capsys.readouterr().out
+    assert said.startswith("CONNECT 7 127.0.0.1:80\n")
+    assert said.endswith("the daemon hung up in the middle of a line\n")

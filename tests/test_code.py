@@ -197,7 +197,8 @@ def test_a_folder_imports_from_those_that_it_may(path: Path) -> None:
 
 
 def test_the_client_needs_nothing_but_its_errors() -> None:
-    assert imports(ROOT / "qmond/client.py") <= {"errors"}
+    assert imports(ROOT / "qmond/client.py") <= {"cursor", "errors"}
+    assert imports(ROOT / "qmond/cursor.py") <= {"errors"}
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

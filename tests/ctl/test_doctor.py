@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_client import HELLO, peer
+from peer import HELLO, peer
 
 from qmond.ctl import main
 from qmond.ctl.doctor import Finding, check_host
