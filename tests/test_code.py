@@ -62,7 +62,6 @@ TESTED_TOGETHER = {
     "ctl.show.strace": "ctl/test_render",
     "ctl.show.text": "ctl/test_ctl",
     "ctl.status": "ctl/test_ctl",
-    "ctl.tail": "root/test_daemon",
     "ctl.tree": "ctl/test_ctl",
     "daemon.answers": "root/test_socket",
     "daemon.allocations": "root/test_allocations",

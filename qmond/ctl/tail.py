@@ -18,25 +18,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
-from typing import Final
 
-from qmond.client import Choice, Client
+from qmond.client import Choice, Client, follow
 from qmond.ctl.show import render, strace
-from qmond.errors import ProtocolError, QmondError, RequestError
+from qmond.errors import QmondError
 
-__all__ = ["add_arguments", "events_of", "retrying", "run"]
-
-_SEQ: Final = re.compile(rb',"seq":(\d+)')
-_CATCHING_UP: Final = 5
-"""How often a daemon may be found behind where it was."""
-_PAUSE: Final = 1.0
-"""Seconds between two tries to reach a daemon that is away."""
+__all__ = ["add_arguments", "events_of", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print until the daemon ends, the count is reached, or the reader has enough."""
-    lines = retrying(options) if options.follow == "retry" else _once(options)
+    lines = _retrying(options) if options.follow == "retry" else _once(options)
     show = _shower(options)
     out = sys.stdout.buffer
     for line in islice(lines, options.n):
@@ -113,55 +105,16 @@ def _once(options: argparse.Namespace) -> Iterator[bytes]:
         yield from client.tail(**_choice(options, client))
 
 
-def retrying(options: argparse.Namespace) -> Iterator[bytes]:
-    """Yield lines, across restarts of the daemon: from the last number on, in the same boot."""
+def _retrying(options: argparse.Namespace) -> Iterator[bytes]:
     fields = _listed(options.fields)
     if fields and "seq" not in fields:
         raise QmondError("--follow=retry needs to know where it was: add seq to --fields")
-    boot_id: str | None = None
-    last: int | None = None
-    tries = 0
-    while True:
-        try:
-            with Client(options.socket) as client:
-                choice = _choice(options, client)
-                starts = any(choice.get(start) for start in ("last", "since", "from_seq"))
-                if last is None and not starts:
-                    last = client.about["newest"]
-                elif boot_id and client.about["boot_id"] != boot_id:
-                    last = 0
-                boot_id = client.about["boot_id"]
-                if last is not None:  # so that the log has what came meanwhile, or too fast
-                    place = _place(client, last, tries)
-                    choice |= {"last": None, "since": None, "from_seq": place + 1}
-                for line in client.tail(**choice):
-                    last, tries = _number(line) or last, 0
-                    yield line
-        except RequestError:
-            raise
-        except (ProtocolError, QmondError) as error:
-            if boot_id is None:
-                raise  # there was none to begin with
-            sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
-        tries += 1
-        time.sleep(_PAUSE)
 
+    def tell(error: QmondError) -> None:
+        sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
 
-def _place(client: Client, last: int, tries: int) -> int:
-    """Return after which line to go on; a daemon that was killed does first again what it had sent.
-
-    Raises ProtocolError as long as it may still come to that.
-    """
-    newest: int = client.about["newest"]
-    if newest < last and tries < _CATCHING_UP:
-        raise ProtocolError("the daemon is not yet where it was")
-    return min(newest, last)
-
-
-def _number(line: bytes) -> int:
-    """Return a line's number; a line that only this client gets has none."""
-    found = _SEQ.findall(line) if b'"event":"DROPPED"' not in line else ()
-    return int(found[-1]) if found else 0
+    # the events in force may be others, when it is back
+    return follow(options.socket, choose=partial(_choice, options), on_retry=tell)
 
 
 def events_of(
