@@ -27,7 +27,7 @@ ROOMS = {
     "ctl": {"events"},
 }  # fmt: skip
 """What each folder of qmond/ may import from, beside itself and the modules for all."""
-FOR_ALL = {"__init__", "clock", "errors", "escape", "privileges", "units"}
+FOR_ALL = {"__init__", "clock", "errors", "escape", "lognames", "privileges", "units"}
 """Modules beside the folders that any of them may import."""
 MODULES = sorted((ROOT / "qmond").rglob("*.py"))
 TESTED_TOGETHER = {

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qmond.log.files import LIVE, new_name
+from qmond.log.files import new_name
+from qmond.lognames import LIVE
 
 SHIPPERS = Path(__file__).parents[1] / "packaging/shippers"
 SHIPPED = "/var/log/qmond-shipped.log"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmond.ctl.show.text import printable
 from qmond.errors import QmondError
+from qmond.lognames import LIVE
 
 if TYPE_CHECKING:
     from qmond.ctl.runs.recording import Recording
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         recording = Recording(options.socket, options.command, frozenset(named) or None)
         with _folder(output) as folder:
-            with open(folder / "events.jsonl", "xb", opener=_private) as events:
+            with open(folder / LIVE, "xb", opener=_private) as events:
                 status, why = recording.run(events)
             recording.write(folder)
     except OSError as error:

@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 from typing import IO, Final
 
-from qmond.log.files import PART
+from qmond.lognames import COMPRESSED, PART
 
-__all__ = ["SUFFIXES", "main"]
+__all__ = ["main"]
 
-SUFFIXES: Final = {"zstd": ".zst", "gzip": ".gz"}
 _NICE: Final = 19
 _STEP: Final = 1 << 17
 
@@ -27,10 +26,11 @@ def main() -> int:
     """Compress one file; returns the exit status."""
     method, path = sys.argv[1], Path(sys.argv[2])
     os.nice(_NICE)
-    unfinished = path.with_name(path.name + SUFFIXES[method] + PART)
+    done = path.with_name(path.name + COMPRESSED[method])
+    unfinished = done.with_name(done.name + PART)
     try:
         _compress(method, path, unfinished)
-        unfinished.rename(path.with_name(path.name + SUFFIXES[method]))
+        unfinished.rename(done)
         path.unlink()
     except OSError as error:
         with contextlib.suppress(OSError):

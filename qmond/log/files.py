@@ -1,9 +1,4 @@
-"""The files of the event log: their names, opening them safely, and recovery after a crash.
-
-`events.jsonl` is the live file, which is written to. `events-20261123T083452.123456Z.jsonl` was
-rotated at that time, and may be compressed (`.zst`, `.gz`). `events-….torn` has an incomplete last
-line that a crash left.
-"""
+"""The files of the event log: how one is opened safely, and recovery after a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -23,11 +17,9 @@ from typing import IO, Final, NamedTuple, Self
 import orjson
 
 from qmond.errors import InUseError, LogError
+from qmond.lognames import PART, PLAIN, ROTATED, rotated_name, rotation_time
 
 __all__ = [
-    "FRESH",
-    "LIVE",
-    "PART",
     "Kept",
     "Position",
     "chunks",
@@ -41,12 +33,6 @@ __all__ = [
     "recover",
 ]
 
-LIVE: Final = "events.jsonl"
-FRESH: Final = "events.new"
-"""The name of the next live file, until the old one is renamed."""
-PART: Final = ".part"
-"""The suffix of a file that is being compressed."""
-_NAME: Final = re.compile(r"events-(\d{8}T\d{6}\.\d{6}Z)\.")
 _STEP: Final = 1 << 20
 """Bytes; every line is shorter."""
 _MODE: Final = 0o640
@@ -84,8 +70,8 @@ class Kept(NamedTuple):
 def kept_files(directory: Path) -> list[Kept]:
     """Return the rotated files, the oldest first."""
     found = []
-    for path in directory.glob("events-*"):
-        if (named := _named(path.name)) and path.suffix != PART:
+    for path in directory.glob(ROTATED):
+        if (named := rotation_time(path.name)) and path.suffix != PART:
             with contextlib.suppress(FileNotFoundError):
                 seen = path.lstat()  # st_ctime: the time of the rename
                 moment = min(named.timestamp(), seen.st_ctime)
@@ -96,17 +82,9 @@ def kept_files(directory: Path) -> list[Kept]:
 def new_name(directory: Path) -> Path:
     """Return the name for a file that is rotated now. It sorts after all others."""
     moment = datetime.now(UTC)
-    if names := [named for name in os.listdir(directory) if (named := _named(name))]:
+    if names := [named for name in os.listdir(directory) if (named := rotation_time(name))]:
         moment = max(moment, max(names) + timedelta(microseconds=1))
-    return directory / f"events-{moment:%Y%m%dT%H%M%S.%f}Z.jsonl"
-
-
-def _named(name: str) -> datetime | None:
-    """Return the time in the name of a file, or None."""
-    with contextlib.suppress(ValueError):
-        if found := _NAME.match(name):
-            return datetime.fromisoformat(found[1])
-    return None
+    return directory / rotated_name(moment)
 
 
 def open_directory(directory: Path, group: int | None) -> None:
@@ -129,7 +107,7 @@ def open_directory(directory: Path, group: int | None) -> None:
 
 def _give(directory: Path, group: int) -> None:
     """Give the existing files of this user to a group."""
-    for path in [directory, *directory.glob("events-*")]:
+    for path in [directory, *directory.glob(ROTATED)]:
         with contextlib.suppress(OSError):
             found = path.lstat()
             if found.st_gid != group and found.st_uid == os.geteuid():
@@ -202,7 +180,7 @@ def last_line(fd: int, size: int) -> dict[str, object]:
 def last_line_of(path: Path) -> dict[str, object]:
     """Return the last line of a rotated file, or {}. Raises OSError."""
     with path.open("rb") as file:
-        if path.suffix == ".jsonl":
+        if path.suffix == PLAIN:
             return last_line(file.fileno(), os.fstat(file.fileno()).st_size)
         tail = b""
         for chunk in chunks(file, path.suffix):

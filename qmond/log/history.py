@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, Self
 
-from qmond.log.files import FRESH, LIVE, PART, Position, chunks
+from qmond.log.files import Position, chunks
+from qmond.lognames import COMPRESSED, FRESH, LIVE, PLAIN, rotated_files
 
 __all__ = ["History", "number_of"]
 
@@ -42,12 +43,7 @@ class History:
     def __init__(self, directory: Path, end: Position | None = None) -> None:
         """List the files. Raises OSError."""
         live = _live(directory)
-        names = {
-            path.name.partition(".jsonl")[0]: path
-            for path in directory.glob("events-*.jsonl*")
-            if path.suffix != PART
-        }
-        files = [*(_File(names[stem]) for stem in sorted(names)), live]
+        files = [*map(_File, rotated_files(directory)), live]
         last = end or live.place(_NO_END)
         # the last file may have been rotated meanwhile: newer files are left out
         at = next((at for at, file in enumerate(files) if file.has(last)), None)
@@ -226,7 +222,7 @@ class _File:
         if self._file is None and not self._find():
             return
         assert self._file is not None  # noqa: S101 - for the type checker
-        if self._path.suffix != ".jsonl":
+        if self._path.suffix != PLAIN:
             return
         begin, end = 0, os.fstat(self._file.fileno()).st_size
         while end - begin > _CHUNK:
@@ -239,7 +235,8 @@ class _File:
         self._begin = begin
 
     def _find(self) -> bool:
-        for path in (self._path, *(Path(f"{self._path}{suffix}") for suffix in (".zst", ".gz"))):
+        packed = (Path(f"{self._path}{suffix}") for suffix in COMPRESSED.values())
+        for path in (self._path, *packed):
             with contextlib.suppress(FileNotFoundError):
                 self._path = path
                 self.open()

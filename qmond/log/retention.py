@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from qmond.config.keys import Keep, Log
-from qmond.log.compress import SUFFIXES
-from qmond.log.files import LIVE, PART, Kept, kept_files
+from qmond.log.files import Kept, kept_files
+from qmond.lognames import COMPRESSED, LIVE, PART, PLAIN, ROTATED
 
 __all__ = ["Retention", "room", "surplus"]
 
@@ -91,7 +91,7 @@ class Retention:
     def _tidy(self) -> None:
         """Remove and compress files; runs in the thread."""
         try:
-            for part in self.config.dir.glob(f"events-*{PART}"):  # no compressor runs now
+            for part in self.config.dir.glob(f"{ROTATED}{PART}"):  # no compressor runs now
                 part.unlink()
             files = self._remove_surplus()
             while not self._closing.is_set() and (file := self._next_to_compress(files)):
@@ -109,7 +109,7 @@ class Retention:
         config = self.config
         files = kept_files(config.dir)
         more = 0  # bytes of the live file, and of the one being compressed
-        for path in (config.dir / LIVE, *config.dir.glob(f"events-*{PART}")):
+        for path in (config.dir / LIVE, *config.dir.glob(f"{ROTATED}{PART}")):
             with contextlib.suppress(FileNotFoundError):
                 more += path.stat().st_size
         for file in surplus(files, config.keep, more, time.time()):
@@ -141,13 +141,13 @@ class Retention:
 
     def _next_to_compress(self, files: Sequence[Kept]) -> Kept | None:
         """Return the oldest file that is due to be compressed, or None."""
-        if self.config.compress not in SUFFIXES:
+        if self.config.compress not in COMPRESSED:
             return None
         before = time.time() - self.config.compress_delay
         for file in files:
             if (
                 file.moment <= before
-                and file.path.suffix == ".jsonl"
+                and file.path.suffix == PLAIN
                 and time.monotonic() >= self._postponed.get(file.path.name, 0)
             ):
                 return file

@@ -21,8 +21,6 @@ from typing import Any, Final
 from qmond.config.keys import Log
 from qmond.errors import LogError
 from qmond.log.files import (
-    FRESH,
-    LIVE,
     Position,
     is_at,
     kept_files,
@@ -34,6 +32,7 @@ from qmond.log.files import (
     recover,
 )
 from qmond.log.retention import Retention, room
+from qmond.lognames import FRESH, LIVE
 
 __all__ = ["EventLog"]
 

@@ -21,6 +21,7 @@ import orjson
 from qmond.errors import QmondError
 from qmond.events.fields import Field, Form
 from qmond.events.table import COMMON, PUBLIC
+from qmond.lognames import COMPRESSED, LIVE, rotated_files
 
 __all__ = ["Reading", "files_of", "read"]
 
@@ -31,7 +32,6 @@ _TOLD: Final = 5
 """How many bad lines of a file are told one by one."""
 _SECONDS_MAX: Final = 1e10
 _CHUNK: Final = 1 << 16  # what it unpacks to is many times as large
-_COMPRESSED: Final = (".gz", ".zst")
 _ARCHIVES: Final = (".tar.gz", ".tgz")
 _INTEGER, _NUMBER, _TEXT, _LIST, _OBJECT = (int,), (int, float), (str,), (list,), (dict,)
 _NONE: Final = type(None)
@@ -171,19 +171,18 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        # Their names sort by time. A file that is being compressed is there twice for a moment.
-        old = {file.name.partition(".jsonl")[0]: file for file in path.glob("events-*.jsonl*")}
+        old = rotated_files(path)
         live = [
             file
-            for suffix in ("", *_COMPRESSED)
-            if (file := path / f"events.jsonl{suffix}").exists()
+            for suffix in ("", *COMPRESSED.values())
+            if (file := path / f"{LIVE}{suffix}").exists()
         ]
         if not old and not live:
             raise QmondError(
-                f"{path}: there is no events.jsonl in it",
+                f"{path}: there is no {LIVE} in it",
                 hint="give a log, a folder of logs, or what `qmonctl record` wrote",
             )
-        found += [old[stem] for stem in sorted(old)] + live[:1]
+        found += old + live[:1]
     return found
 
 
@@ -194,12 +193,12 @@ def _opened(path: Path) -> Iterator[Lines]:
     elif path.name.endswith(_ARCHIVES):
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).name == "events.jsonl":
+                if member.isfile() and Path(member.name).name == LIVE:
                     file = archive.extractfile(member)
                     assert file is not None  # noqa: S101 - it is a file
                     yield file
                     return
-        raise QmondError(f"{path}: there is no events.jsonl in it")
+        raise QmondError(f"{path}: there is no {LIVE} in it")
     else:
         with path.open("rb") as raw:
             if path.suffix == ".gz":
