@@ -19,6 +19,7 @@ from qmond.escape import json_bytes
 from qmond.events.content import CONTENT_KEYS, without_content
 from qmond.events.fields import Event
 from qmond.events.table import EVENTS, NUMBER, STREAM_ONLY
+from qmond.events.tree import Tree
 from qmond.server.protocol import KEYS, Selection
 
 __all__ = ["Filter"]
@@ -44,13 +45,13 @@ class Filter:
         self._selection = selection
         self._content = content
         self._guest = re.compile(translate(selection.guest)) if selection.guest else None
-        self._tree = None if selection.tree is None else {selection.tree}
+        self._tree = None if selection.tree is None else Tree(selection.tree)
         self._where = _Where(selection.where, content=content) if selection.where else None
 
     def join(self, members: Iterable[int]) -> None:
         """Add processes of the tree that are known from elsewhere."""
         if self._tree is not None:
-            self._tree.update(members)
+            self._tree.members.update(members)
 
     def __call__(self, line: bytes) -> bytes | None:
         """Return what the client gets of a line with its newline, or None."""
@@ -71,31 +72,16 @@ class Filter:
         return json_bytes({key: values[key] for key in values if key in keys}) + b"\n"
 
     def _chosen(self, name: str, values: dict[str, Any]) -> bool:
-        choice = self._selection
-        in_tree = self._tree is None or self._is_member(name, values)
+        choice, pids = self._selection, _pids(name, values)
+        in_tree = self._tree is None or self._tree.follow(name, values, pids)
         return (
             in_tree
             and bool(choice.mask >> NUMBER[name] & 1)
-            and (choice.pids is None or not choice.pids.isdisjoint(_pids(name, values)))
+            and (choice.pids is None or not choice.pids.isdisjoint(pids))
             and (choice.arch is None or values.get("arch") in choice.arch)
             and (self._guest is None or bool(self._guest.match(values.get("guest") or "")))
             and (self._where is None or self._where(values))
         )
-
-    def _is_member(self, name: str, values: dict[str, Any]) -> bool:
-        """Say whether it is of the tree, which grows and shrinks by this line."""
-        assert self._tree is not None  # noqa: S101 - for the type checker
-        found = not self._tree.isdisjoint(_pids(name, values))
-        if name == "TRACK_FORK" and values.get("parent") in self._tree:
-            self._tree.add(values["child"])
-        elif name == "TRACK_ADOPT":
-            above = {values.get("ppid"), *(row["pid"] for row in values.get("parents", ()))}
-            if not above.isdisjoint(self._tree):
-                self._tree.add(values["pid"])
-                return True
-        elif name == "EXIT" and values.get("pid") != self._selection.tree:
-            self._tree.discard(values["pid"])
-        return found
 
 
 def _pids(name: str, values: dict[str, Any]) -> list[int]:
