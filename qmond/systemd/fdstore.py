@@ -1,6 +1,7 @@
 """systemd's descriptor store, which keeps file descriptors while the daemon restarts.
 
 The protocol is that of sd_pid_notify_with_fds(3) to store, and of sd_listen_fds(3) to get back.
+The library sdnotify connects the socket, but cannot send descriptors: they are sent here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import sdnotify
+
 __all__ = ["forget", "keep", "take"]
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
@@ -17,15 +20,14 @@ _FIRST: Final = 3  # SD_LISTEN_FDS_START
 
 def keep(descriptors: Mapping[str, int]) -> bool:
     """Store descriptors by name, without colons; returns false if there is no store."""
-    return all(
-        _notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", fd) for name, fd in descriptors.items()
+    return _notify(
+        (f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", [fd]) for name, fd in descriptors.items()
     )
 
 
 def forget(names: Iterable[str]) -> None:
     """Remove descriptors from the store."""
-    for name in names:
-        _notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    _notify((f"FDSTOREREMOVE=1\nFDNAME={name}", []) for name in names)
 
 
 def take() -> dict[str, int]:
@@ -49,16 +51,15 @@ def take() -> dict[str, int]:
     return found
 
 
-def _notify(message: str, fd: int | None = None) -> bool:
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
+def _notify(messages: Iterable[tuple[str, list[int]]]) -> bool:
+    """Send messages, each with its descriptors; says whether somebody takes them."""
+    channel = sdnotify.SystemdNotifier().socket
+    if channel is None:  # no systemd has started this process
         return False
-    if address.startswith("@"):  # abstract
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    with channel:
         try:
-            channel.connect(address)
-            socket.send_fds(channel, [message.encode()], [] if fd is None else [fd])
+            for message, descriptors in messages:
+                socket.send_fds(channel, [message.encode()], descriptors)
         except OSError:
             return False
     return True
