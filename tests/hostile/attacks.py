@@ -34,12 +34,20 @@ from attack import (
 )
 from common import memory
 from harness import QMONCTL, Qmond, builder, start_qmond
+from report import Report
 
 from qmond.client import Client
 
 _NUMBERS = 1_000_000
 _GUEST = ["setpriv", "--reuid=2000", "--regid=2000", "--clear-groups", "qemu-aarch64-static"]
 _COLUMNS = ("attack", "written", "lost", "counted as lost", "slowest answer", "memory", "growth")
+_ABOUT = """\
+From one run of `make attacks`. In each row, an honest guest writes 1,000,000 lines, while another
+user attacks qmond without any privilege. `written` and `lost` are about the honest guest's lines.
+`counted as lost` is the number that qmond gives, with the attacker's own writes. `slowest answer`
+is the longest time that a client waited for `status`. `memory` is that of all the daemon's
+processes together (PSS), at most, and `growth` what that is more than before.
+"""
 _LONG = "600"
 """Seconds that an attack would go on by itself."""
 _MASKED = {"36 secrets": "://a:b@" * 36, "one secret": "token=abcd"}
@@ -50,15 +58,6 @@ _LIBRARIES = {
     "behind": "malloc behind its end",
     "own": "a copy that another user owns",
 }
-_HEAD = """\
-# Attacks
-
-From one run of `make attacks`. In each row, an honest guest writes 1,000,000 lines, while another
-user attacks qmond without any privilege. `written` and `lost` are about the honest guest's lines.
-`counted as lost` is the number that qmond gives, with the attacker's own writes. `slowest answer`
-is the longest time that a client waited for `status`. `memory` is that of all the daemon's
-processes together (PSS), at most, and `growth` what that is more than before.
-"""
 _ENDLESS = "[1,2,3,4,5,6,7,8,9,10,11,12]"
 
 Attack = Callable[[Path, Qmond], AbstractContextManager[object]]
@@ -275,26 +274,16 @@ def main() -> int:
     parser.add_argument("attacks", nargs="*", help="parts of their names; all where there is none")
     parser.add_argument("--out", type=Path, help="the file for the table, otherwise printed")
     options = parser.parse_args()
-    lines = [
-        _HEAD,
-        f"| {' | '.join(_COLUMNS)} |",
-        f"|{'---|' * len(_COLUMNS)}",
-    ]
-    right = True
+    report, right = Report("Attacks", _ABOUT, _COLUMNS), True
     with open_folder() as folder:
         guest = builder(folder)("count", "aarch64")
         for name, attack in ATTACKS.items():
             if options.attacks and not any(part in name for part in options.attacks):
                 continue
             row = _fight(attack, guest)
-            lines.append(f"| {' | '.join([name, *row.cells()])} |")
-            print(lines[-1], "" if row.is_right else "  <- WRONG", file=sys.stderr, flush=True)
+            report.add(name, *row.cells(), note="" if row.is_right else "  <- WRONG")
             right = right and row.is_right
-    text = "\n".join(lines) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    report.write(options.out)
     return 0 if right else 1
 
 

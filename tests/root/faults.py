@@ -24,23 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from harness import Qmond, builder, start_qmond, wait_until
+from report import Report
 
 _LINES = 60_000
-_HEAD = """\
-# Faults
-
+_COLUMNS = (
+    "fault", "written", "in the log", "counted", "uncounted", "twice", "torn", "recovers",
+    "messages of qmond",
+)  # fmt: skip
+_ABOUT = """\
 From one run of `make faults`, with a real daemon and real guests. Guests write numbered lines while
 the fault happens, so that each line can be searched in the log. `counted` is the number of lines in
 LOST events with stage `log`. `uncounted` lines are neither in the log nor counted. `twice` and
 `torn` are lines that are in the log twice, or incomplete. `recovers` says whether the daemon writes
 the log again after the fault.
 """
-_COLUMNS = (
-    "fault", "written", "in the log", "counted", "uncounted", "twice", "torn", "recovers",
-    "messages of qmond",
-)  # fmt: skip
-
-
 _SMALL = {"size": "256K"}
 
 
@@ -364,12 +361,7 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", help="their names; all where there is none")
     parser.add_argument("--out", type=Path, help="the file for the table, otherwise printed")
     options = parser.parse_args()
-    lines = [
-        _HEAD,
-        f"| {' | '.join(_COLUMNS)} |",
-        f"|{'---|' * len(_COLUMNS)}",
-    ]
-    right = True
+    report, right = Report("Faults", _ABOUT, _COLUMNS), True
     with tempfile.TemporaryDirectory(prefix="qmond-faults-") as folder:
         guest = builder(Path(folder))("count", "aarch64")
         for fault in FAULTS:
@@ -379,15 +371,9 @@ def main() -> int:
             said = "; ".join(dict.fromkeys(re.sub(r"/\S*/", "…/", text) for text in row.said))
             figures = row.written, row.logged, row.counted, row.uncounted, row.twice, row.torn
             title = (fault.__doc__ or "").rstrip(".")
-            cells = (title, *figures, "yes" if row.recovered else "no", said)
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-            print(lines[-1], file=sys.stderr, flush=True)
+            report.add(title, *figures, "yes" if row.recovered else "no", said)
             right = right and row.is_right
-    text = "\n".join(lines) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    report.write(options.out)
     return 0 if right else 1
 
 

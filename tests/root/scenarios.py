@@ -16,6 +16,7 @@ from pathlib import Path
 import lives
 import trees
 from harness import builder
+from report import Report
 from stage import Row, staged
 
 SCENARIOS = (
@@ -37,10 +38,11 @@ SCENARIOS = (
     lives.already_running,
     lives.switches,
 )
+_COLUMNS = ("scenario", "events", "truth", "source of the truth", "qmond", "difference")
 
 
-def table(runs: int, folder: Path) -> Iterator[tuple[str, int]]:
-    """Run every scenario several times; yield the table's lines, and how wrong each is."""
+def compare(runs: int, folder: Path) -> Iterator[tuple[tuple[object, ...], int]]:
+    """Run every scenario several times; yield the table's rows, and how wrong each is."""
     build = builder(folder)
     for scenario in SCENARIOS:
         rows: dict[str, list[Row]] = {}
@@ -58,9 +60,8 @@ def table(runs: int, folder: Path) -> Iterator[tuple[str, int]]:
             for row in same:
                 if row.difference:
                     print(f"{scenario.__name__}: {row}", file=sys.stderr)
-            cells = (title, what, truth, same[0].source, seen, difference)
             empty = sum(not row.truth for row in same)  # nothing was compared
-            yield f"| {' | '.join(map(str, cells))} |", difference + empty
+            yield (title, what, truth, same[0].source, seen, difference), difference + empty
             title = ""
 
 
@@ -70,26 +71,18 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="of each scenario")
     parser.add_argument("--out", type=Path, help="the file for the table, otherwise printed")
     options = parser.parse_args()
-    lines = [
-        "# Scenarios\n",
-        f"From one run of `make scenarios`: real guests, {options.runs} runs of each scenario.",
-        "Each run has a daemon of its own. qmond's events are compared with the truth, for example",
-        "with the calls that strace saw. The figures are sums over all runs. `difference` counts",
-        "entries that only the truth has, or only qmond.\n",
-        "| scenario | events | truth | source of the truth | qmond | difference |",
-        "|---|---|---|---|---|---|",
-    ]
-    wrong = 0
+    about = f"""\
+From one run of `make scenarios`: real guests, {options.runs} runs of each scenario. Each run has a
+daemon of its own. qmond's events are compared with the truth, for example with the calls that
+strace saw. The figures are sums over all runs. `difference` counts entries that only the truth has,
+or only qmond.
+"""
+    report, wrong = Report("Scenarios", about, _COLUMNS), 0
     with tempfile.TemporaryDirectory(prefix="qmond-scenarios-") as folder:
-        for line, faults in table(options.runs, Path(folder)):
-            print(line, file=sys.stderr, flush=True)
-            lines.append(line)
+        for cells, faults in compare(options.runs, Path(folder)):
+            report.add(*cells)
             wrong += faults
-    text = "\n".join(lines) + "\n"
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text, end="")
+    report.write(options.out)
     return 1 if wrong else 0
 
 
