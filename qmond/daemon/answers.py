@@ -21,9 +21,9 @@ from qmond.errors import ConfigError, LogError, RequestError
 from qmond.lines.encoder import Encoder, adoption
 from qmond.lines.masking import Allowance
 from qmond.log.keeper import LogKeeper
+from qmond.server.operations import log_level
 from qmond.server.protocol import ANSWER_MAX
 from qmond.server.shares import Bucket
-from qmond.server.verbs import log_level
 
 __all__ = ["answers", "config_of"]
 

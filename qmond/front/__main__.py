@@ -29,7 +29,7 @@ import orjson  # noqa: E402
 
 from qmond.clock import Anchor, wall_offset  # noqa: E402
 from qmond.errors import ProtocolError  # noqa: E402
-from qmond.front.answers import verbs  # noqa: E402
+from qmond.front.answers import operations  # noqa: E402
 from qmond.front.core import Core  # noqa: E402
 from qmond.log.files import Position  # noqa: E402
 from qmond.log.history import History  # noqa: E402
@@ -69,9 +69,9 @@ class Front:
         self._wanted = 0  # by those who wait for it
         self._oldest: int | None = None
         self._oldest_in = Position(0, 0, 0)
-        self._verbs = verbs(core, self._connected)
+        self._operations = operations(core, self._connected)
         source = Source(
-            verbs=self._verbs,
+            operations=self._operations,
             about=self._about,
             dropped=self._dropped,
             log=Log(f"/proc/self/fd/{log}", log),
@@ -142,7 +142,7 @@ class Front:
         return {
             "version": limits.version,
             "boot_id": limits.boot_id,
-            "capabilities": ["tail", "stop", *self._verbs],
+            "capabilities": ["tail", "stop", *self._operations],
             "oldest": self._oldest,
             "newest": self._frames.state().seq - 1,
         }

@@ -14,8 +14,8 @@ import orjson
 
 from qmond.errors import ProtocolError, RequestError
 from qmond.server.control import Question, question, told
+from qmond.server.operations import Answer
 from qmond.server.shares import Bucket
-from qmond.server.verbs import Answer
 
 __all__ = ["Core"]
 

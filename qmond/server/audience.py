@@ -13,10 +13,10 @@ from qmond.server.access import Peer, Rights
 from qmond.server.broadcast import Pids
 from qmond.server.feed import Joint
 from qmond.server.forkserver import ForkServer
+from qmond.server.operations import Operation
 from qmond.server.protocol import EVERYTHING, Selection
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares
-from qmond.server.verbs import Verb
 
 __all__ = ["Batch", "Choice", "Choices", "Clients", "Connected", "Log", "Source"]
 
@@ -50,12 +50,12 @@ class Log(NamedTuple):
 class Source:
     """What the front gives to its clients.
 
-    `verbs` has what can be asked beside events; `about` says who the daemon is; `dropped` makes a
-    DROPPED line from a count. `follow` has lines come, and returns where they begin; `tree` the
-    same with a process' descendants.
+    `operations` has what can be asked beside events, by the name in a request's `op`; `about` says
+    who the daemon is; `dropped` makes a DROPPED line from a count. `follow` has lines come, and
+    returns where they begin; `tree` the same with a process' descendants.
     """
 
-    verbs: Mapping[str, Verb]
+    operations: Mapping[str, Operation]
     about: Callable[[], Mapping[str, Any]]
     dropped: Callable[[int], bytes]
     log: Log

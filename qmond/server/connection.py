@@ -34,7 +34,6 @@ from qmond.server.protocol import (
     parse_selection,
     refusal,
 )
-from qmond.server.verbs import Asked
 from qmond.systemd.messages import MessageId, about
 
 __all__ = ["Client"]
@@ -319,15 +318,15 @@ class Client(asyncio.Protocol):
             self._apart += time.thread_time() - began
 
     async def _perform(self, request: Request) -> bytes:
-        verbs = self._clients.source.verbs
-        verb = verbs.get(request.op)
-        if verb is None:
-            names = ", ".join(sorted([*verbs, "tail", "stop"]))
+        operations = self._clients.source.operations
+        operation = operations.get(request.op)
+        if operation is None:
+            names = ", ".join(sorted([*operations, "tail", "stop"]))
             raise RequestError("UnknownOp", f"op: {request.op!r} is unknown; there are {names}")
-        check_arguments(request.op, request.args, verb.arguments)
-        if verb.control and not self.rights.control:
+        check_arguments(request.op, request.args, operation.arguments)
+        if operation.control and not self.rights.control:
             raise RequestError("Forbidden", f"{request.op} is for root")
-        made = await self._wait(verb.answer(Asked(request.args, self.peer, self.rights)))
+        made = await self._wait(operation.answer(request.args, self.peer, self.rights))
         return answer_made(request, made.text, truncated=made.truncated)
 
     async def _begin(self, request: Request) -> None:

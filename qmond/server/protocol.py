@@ -2,7 +2,7 @@
 
 Newline-delimited JSON in the manner of QMP: the server greets, a request carries an `id` that its
 answer repeats, an error has a class for programs and a message for people, and unknown keys of a
-message are ignored. What a verb takes is declared here, for both ends.
+message are ignored. The arguments of `tail` are declared here, for both ends.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def parse_selection(args: dict[str, Any], configured: int, now: float) -> Select
 
 
 def check_arguments(op: str, args: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse arguments that a verb does not take. Raises RequestError."""
+    """Refuse arguments that an operation does not take. Raises RequestError."""
     unknown, names = sorted(set(args) - set(known)), ", ".join(known)
     if unknown:
         takes = f"takes {names}" if names else "takes no arguments"

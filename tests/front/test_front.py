@@ -24,8 +24,8 @@ from qmond.errors import ConfigError, RequestError
 from qmond.front.core import Core
 from qmond.server.broadcast import Share
 from qmond.server.control import Beat, Question, beat, parse, question
+from qmond.server.operations import forest
 from qmond.server.settings import FrontSettings
-from qmond.server.verbs import forest
 
 
 def test_messages_come_through_as_they_are() -> None:

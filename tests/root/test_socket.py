@@ -83,11 +83,11 @@ def test_who_may_see_what(qmond: StartQmond, open_folder: Path) -> None:
         args = past | {"where": where}
         out, _ = ask_as(games, path, 1, {"op": "tail", "args": args})
         assert json.loads(out.splitlines()[1])["error"]["class"] == "Forbidden"
-    for verb in ("log-level", "rotate"):
-        out, _ = ask_as(f"{games},{audio}", path, 1, {"op": verb})
+    for op in ("log-level", "rotate"):
+        out, _ = ask_as(f"{games},{audio}", path, 1, {"op": op})
         assert json.loads(out.splitlines()[1])["error"]["class"] == "Forbidden"
-    for verb in ("status", "ps", "tree", "events", "config"):
-        out, _ = ask_as(games, path, 1, {"op": verb})
+    for op in ("status", "ps", "tree", "events", "config"):
+        out, _ = ask_as(games, path, 1, {"op": op})
         assert "ok" in json.loads(out.splitlines()[1])
         assert CONFESSION not in out
 
@@ -169,7 +169,7 @@ def test_a_thousand_idle_clients_and_fifty_that_tail(qmond: StartQmond, build: B
     assert grown < 50 * 64 * 2 + 1050 * 24  # kB: the buffers, and some for each connection
 
 
-def test_the_other_verbs(qmond: StartQmond) -> None:
+def test_the_other_operations(qmond: StartQmond) -> None:
     daemon = qmond(capture={"bytes": 100})
     with Client(daemon.socket) as client:
         assert client.about["oldest"] == 1

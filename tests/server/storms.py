@@ -21,10 +21,10 @@ from qmond.server.audience import Log, Source
 from qmond.server.feed import Joint
 from qmond.server.filters import Filter
 from qmond.server.hub import Hub
+from qmond.server.operations import Answer, Operation
 from qmond.server.protocol import LineReader, parse_request, parse_selection
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares
-from qmond.server.verbs import Answer, Asked, Verb
 
 ALL = (1 << len(NUMBER)) - 1
 AT_ONCE = 500
@@ -80,7 +80,7 @@ def resident() -> int:
     return int(found[1])
 
 
-async def _fine(_asked: Asked) -> Answer:
+async def _fine(*_: object) -> Answer:
     return Answer(b'{"fine":true}')
 
 
@@ -94,7 +94,7 @@ async def storm(count: int, seed: int) -> int:
     with tempfile.TemporaryDirectory(prefix="qmond-fuzz-") as name:
         path = Path(name) / "s"
         source = Source(
-            verbs={"status": Verb(_fine), "config": Verb(_fine)},
+            operations={"status": Operation(_fine), "config": Operation(_fine)},
             about=lambda: {"newest": 1},
             dropped=lambda lost: b'{"event":"DROPPED","count":%d}\n' % lost,
             log=Log(name),

@@ -19,9 +19,9 @@ from qmond.server.audience import Batch, Log, Source
 from qmond.server.broadcast import Frame, Frames, Share
 from qmond.server.feed import Joint
 from qmond.server.hub import Hub
+from qmond.server.operations import Answer, Operation
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares
-from qmond.server.verbs import Answer, Asked, Verb
 
 ALL = (1 << len(NUMBER)) - 1
 LIMIT = 4 << 20
@@ -86,7 +86,7 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
     log = path.with_name("events.jsonl")
     log.touch()
 
-    async def status(_asked: Asked) -> Answer:
+    async def status(*_: object) -> Answer:
         return Answer(b'{"fine":true}')
 
     async def run() -> None:
@@ -95,7 +95,10 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
             return Joint(hub.seq, end, tuple(pid + 1 for pid in pids))
 
         source = Source(
-            verbs={"status": Verb(status), "reboot": Verb(status, ("when",), control=True)},
+            operations={
+                "status": Operation(status),
+                "reboot": Operation(status, ("when",), control=True),
+            },
             about=lambda: {"boot_id": "boot", "newest": 100},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
             log=Log(str(path.parent)),

@@ -1,4 +1,7 @@
-"""What can be asked of the daemon beside events: each verb, what it takes, and who may use it."""
+"""The operations of the socket that have one answer: their arguments, and who may use them.
+
+`tail` and `stop` are no part of this: a connection has them itself.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,36 @@ from typing import Any, Final
 from qmond.errors import RequestError
 from qmond.server.access import Peer, Rights
 
-__all__ = ["Answer", "Asked", "Verb", "forest", "log_level"]
+__all__ = ["Answer", "Handler", "Operation", "forest", "log_level"]
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _DEPTH: Final = 100
-"""How deep processes stand in one another in an answer: parsers of JSON have their limits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked, by whom."""
-
-    args: Mapping[str, Any]
-    peer: Peer
-    rights: Rights
+"""How deep processes stand in one another in an answer: parsers of JSON have a maximum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer in JSON; `truncated` where there was more than an answer may be long."""
+    """An answer in JSON; `truncated` where the whole would have been too long."""
 
     text: bytes
     truncated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A request that has one answer; `control` where it is for root alone."""
+Handler = Callable[[Mapping[str, Any], Peer, Rights], Awaitable[Answer]]
+"""It is given a request's arguments, who asks, and what that one may."""
 
-    answer: Callable[[Asked], Awaitable[Answer]]
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a client can ask for, by the request's `op`; `control` where it is for root alone."""
+
+    answer: Handler
     arguments: tuple[str, ...] = ()
     control: bool = False
 
 
 def log_level(args: Mapping[str, Any]) -> str:
-    """Say how much this process says of itself, after changing that where it is asked to."""
+    """Return the level of this process' own messages, after setting it where one is given."""
     logger = logging.getLogger("qmond")
     if (level := args.get("level")) is not None:
         if level not in _LEVELS:
@@ -56,7 +54,7 @@ def log_level(args: Mapping[str, Any]) -> str:
 def forest(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the answer to `tree`: processes with their `children`, roots on top.
 
-    What would stand too deep stands on top, too; its `ppid` tells where it belongs.
+    A process that would stand too deep stands on top, too. Its `ppid` tells where it belongs.
     """
     nodes = {process["pid"]: process | {"children": []} for process in processes}
     roots: list[dict[str, Any]] = []
@@ -67,7 +65,7 @@ def forest(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             roots.append(node)
     placed: set[int] = set()
-    for start in (roots, nodes.values()):  # what is in no root's tree is in a circle
+    for start in (roots, nodes.values()):  # a process in no root's tree is in a circle
         for root in tuple(start):
             if root["pid"] not in placed:
                 if start is not roots:
@@ -82,7 +80,7 @@ def _grow(
     roots: list[dict[str, Any]],
     placed: set[int],
 ) -> None:
-    """Put under a root what descends from it."""
+    """Put the descendants of a root under it."""
     waiting = [(root, 1)]
     placed.add(root["pid"])
     while waiting:
