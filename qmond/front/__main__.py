@@ -127,10 +127,10 @@ class Front:
 
     def _dropped(self, count: int) -> bytes:
         """Return the line that tells of lines that a client did not get."""
-        limits, now = self.hub.limits, time.monotonic_ns()
-        moment = divmod(max(0, now // 1000 - limits.epoch_us), 1_000_000)
+        settings, now = self.hub.settings, time.monotonic_ns()
+        moment = divmod(max(0, now // 1000 - settings.epoch_us), 1_000_000)
         more = b""
-        if limits.numbered:
+        if settings.numbered:
             more = b',"time":"%b","seq":%d' % (Anchor(wall_offset()).utc(now), self._seq)
         return b'{"ts":%d.%06d,"event":"DROPPED","count":%d%b}\n' % (*moment, count, more)
 
@@ -138,10 +138,10 @@ class Front:
 
     def _about(self) -> dict[str, Any]:
         """Return what a greeting says: who this is, what it can do, which lines there are."""
-        limits = self.hub.limits
+        settings = self.hub.settings
         return {
-            "version": limits.version,
-            "boot_id": limits.boot_id,
+            "version": settings.version,
+            "boot_id": settings.boot_id,
             "capabilities": ["tail", "stop", *self._operations],
             "oldest": self._oldest,
             "newest": self._frames.state().seq - 1,

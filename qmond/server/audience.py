@@ -1,4 +1,4 @@
-"""What the clients of one socket have in common: their limits, what they get, and who gets what."""
+"""What the clients of one socket have in common: settings, what they get, and who gets what."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Connected(Protocol):
 class Clients(Protocol):
     """Those who are connected, and what holds for all of them."""
 
-    limits: FrontSettings
+    settings: FrontSettings
     source: Source
     shares: Shares
     """Of the loop's time, in seconds."""

@@ -84,13 +84,13 @@ class Client(asyncio.Protocol):
         connection: socket.socket = transport.get_extra_info("socket")
         self.peer = peer_of(connection)
         self.rights = self._clients.rights(self.peer)
-        limits = self._clients.limits
+        settings = self._clients.settings
         if not self.rights.ask:
-            self._refuse("Forbidden", f"neither root nor a member of the group {limits.group}")
+            self._refuse("Forbidden", f"neither root nor a member of the group {settings.group}")
         elif reason := self._clients.enter(self):
             self._refuse("TooManyClients", reason)
         else:
-            half = limits.client_buffer // 2
+            half = settings.client_buffer // 2
             transport.set_write_buffer_limits(high=half, low=half // 2)
             _log.info("client connected: %s", self._name)
             self._write(greeting(self._clients.source.about()))
@@ -131,7 +131,7 @@ class Client(asyncio.Protocol):
         """Send lines that the client wants, as far as there is room for them."""
         if self._transport.is_closing() or not count:
             return
-        room = self._clients.limits.client_buffer - self._transport.get_write_buffer_size()
+        room = self._clients.settings.client_buffer - self._transport.get_write_buffer_size()
         if not self._untold and len(lines) <= room:
             self._write(lines)
             self.sent += count
@@ -191,18 +191,18 @@ class Client(asyncio.Protocol):
         if not waiting or left != self._left:
             self._moved = now
         self._left = left
-        limit = self._clients.limits.client_timeout
+        timeout = self._clients.settings.client_timeout
         if self._transport.is_closing():
-            if now - self._moved > 2 * limit:
+            if now - self._moved > 2 * timeout:
                 self.abort()
-        elif now - self._moved > limit:
+        elif now - self._moved > timeout:
             peer = {"client_pid": self.peer.pid, "client_uid": self.peer.uid}
             _log.warning(
                 "client does not read, and is cut off: %s",
                 self._name,
                 extra=about(MessageId.CLIENT_CUT_OFF, **peer, dropped=self.dropped),
             )
-            self._refuse("TooSlow", f"nothing was read for {limit:g} s")
+            self._refuse("TooSlow", f"nothing was read for {timeout:g} s")
         elif self._reader.begun and now - self._heard > _HALF_LINE:
             self._refuse("Timeout", f"half a request, and nothing more for {_HALF_LINE} s")
         elif not self.choice and not self.feed and now - self._heard > _SILENCE:
@@ -330,11 +330,11 @@ class Client(asyncio.Protocol):
         return answer_made(request, made.text, truncated=made.truncated)
 
     async def _begin(self, request: Request) -> None:
-        source, limits, now = self._clients.source, self._clients.limits, time.time()
-        selection = parse_selection(request.args, limits.configured, now)
+        source, settings, now = self._clients.source, self._clients.settings, time.time()
+        selection = parse_selection(request.args, settings.configured, now)
         if self.choice is not None or self.feed is not None:
             raise RequestError("Busy", "this connection tails already; stop ends that")
-        if not limits.numbered and (selection.from_seq or selection.since is not None):
+        if not settings.numbered and (selection.from_seq or selection.since is not None):
             raise RequestError("BadArgument", "from_seq, since: lines have no number and no time")
         newest = source.about().get("newest", 0)
         if selection.from_seq is not None and selection.from_seq > newest + 1:
@@ -350,11 +350,11 @@ class Client(asyncio.Protocol):
         self._clients.shares[self.peer.uid].spend(_READER_COST)
         self._tail, self._untold = request, 0
         server = self._clients.fork_server
-        most = min(limits.client_buffer, _FEED_MAX)
-        self.feed = Feed(self, most, server, numbered=limits.numbered)
+        most = min(settings.client_buffer, _FEED_MAX)
+        self.feed = Feed(self, most, server, numbered=settings.numbered)
         asked = {
             "args": request.args,
-            "configured": limits.configured,
+            "configured": settings.configured,
             "now": now,
             "content": self.rights.content,
         }

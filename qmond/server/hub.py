@@ -28,8 +28,8 @@ _SHARE: Final = 0.25
 class Hub:
     """The clients of one listening socket."""
 
-    def __init__(self, limits: FrontSettings, source: Source) -> None:
-        self.limits = limits
+    def __init__(self, settings: FrontSettings, source: Source) -> None:
+        self.settings = settings
         self.source = source
         self.clients: set[Client] = set()
         self.readers: dict[asyncio.Task[None], int] = {}
@@ -42,12 +42,12 @@ class Hub:
     async def listen(self, listener: socket.socket) -> None:
         """Begin to serve. Raises OSError."""
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Client(self), sock=listener, backlog=self.limits.max_clients
+            lambda: Client(self), sock=listener, backlog=self.settings.max_clients
         )
 
-    def configure(self, limits: FrontSettings) -> None:
-        """Go by other limits, and groups, from here on: those who are connected, too."""
-        self.limits = limits
+    def configure(self, settings: FrontSettings) -> None:
+        """Go by other settings, and groups, from here on: those who are connected, too."""
+        self.settings = settings
         for client in tuple(self.clients):
             client.allow(self.rights(client.peer))
 
@@ -89,7 +89,7 @@ class Hub:
 
         Root has as many places as all, whoever else is there; each other user has a quarter.
         """
-        most = self.limits.max_clients
+        most = self.settings.max_clients
         uid = client.peer.uid
         users = Counter(other.peer.uid for other in self.clients)
         if uid == 0 and users[0] >= most:
@@ -111,7 +111,7 @@ class Hub:
 
     def has_no_reader_for(self, client: Client) -> str:
         """Return why a client cannot have a reader; nothing where it can."""
-        most = max(4, self.limits.max_clients // 2)
+        most = max(4, self.settings.max_clients // 2)
         uid, users = client.peer.uid, Counter(self.readers.values())
         room = most if uid == 0 else max(1, most - most // 4)
         taken = users[0] if uid == 0 else users.total() - users[0]
@@ -126,7 +126,7 @@ class Hub:
 
     def rights(self, peer: Peer) -> Rights:
         """Return what a peer may."""
-        return rights_of(peer, *self.limits.groups)
+        return rights_of(peer, *self.settings.groups)
 
     def check(self) -> None:
         """Send those away who are silent or do not read; called about once a second."""

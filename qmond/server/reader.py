@@ -151,7 +151,7 @@ def _serve(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     """Answer whether the request is a right one, and write what is chosen until all is told."""
     try:
         selection = parse_selection(request["args"], request["configured"], request["now"])
-        with _limited():
+        with _cpu_bounded():
             chosen = Filter(selection, content=request["content"])
     except RequestError as error:
         sink.write(orjson.dumps({"error": {"class": error.kind, "message": error.args[0]}}) + b"\n")
@@ -159,7 +159,7 @@ def _serve(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
         return
     sink.write(b'{"ok":{}}\n')
     sink.flush()
-    wanted = _limited_by_line(chosen) if selection.where else chosen
+    wanted = _cpu_bounded_by_line(chosen) if selection.where else chosen
     directory = Path(request["log"])
     if selection.of_the_past:
         with History(directory, Position(*request["end"])) as history:
@@ -171,7 +171,7 @@ def _serve(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def _cpu_bounded() -> Iterator[None]:
     """Have SIGPROF end this process where what is done takes too much CPU time."""
     signal.setitimer(signal.ITIMER_PROF, CPU_MAX)
     try:
@@ -180,7 +180,7 @@ def _limited() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _limited_by_line(chosen: Filter) -> Wanted:
+def _cpu_bounded_by_line(chosen: Filter) -> Wanted:
     def wanted(line: bytes) -> bytes | None:
         signal.setitimer(signal.ITIMER_PROF, CPU_MAX)
         kept = chosen(line)

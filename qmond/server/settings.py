@@ -1,4 +1,4 @@
-"""What the core tells the front: the limits of clients, and what lines there are."""
+"""What the core tells the front: the bounds of its clients, and which lines there are."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ Connect = Callable[[], Coroutine[Any, Any, Peer]]
 Scenario = Callable[[Hub, Connect], Coroutine[Any, Any, None]]
 
 
-def play(path: Path, scenario: Scenario, **limits: Any) -> None:
+def play(path: Path, scenario: Scenario, **settings: Any) -> None:
     """Run a scenario against a hub of its own, whose log is beside the socket."""
     log = path.with_name("events.jsonl")
     log.touch()
@@ -105,7 +105,7 @@ def play(path: Path, scenario: Scenario, **limits: Any) -> None:
             follow=joint,
             tree=joint,
         )
-        hub = Counting(FrontSettings(configured=ALL, **limits), source)
+        hub = Counting(FrontSettings(configured=ALL, **settings), source)
         await hub.listen(bind_unix(path, None))
         peers: list[Peer] = []
 
@@ -484,12 +484,12 @@ def test_rights_that_are_gone_are_gone_at_once(tmp_path: Path) -> None:
         assert (await plain.get())["buf"] == "secret"
         assert (await filtered.get())["buf"] == "secret"
         setattr(hub, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
-        hub.configure(hub.limits)
+        hub.configure(hub.settings)
         hub.broadcast(numbered(2, 2))
         assert "buf" not in await plain.get()
         assert "what you may see has changed" in (await filtered.get())["end"]["reason"]
         setattr(hub, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
-        hub.configure(hub.limits)
+        hub.configure(hub.settings)
         for peer in (plain, filtered):
             assert (await peer.get())["error"]["class"] == "Forbidden"
             assert await peer.reader.read() == b""
