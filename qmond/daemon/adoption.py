@@ -1,7 +1,7 @@
-"""Processes that already ran when the daemon came: found by a looker, and put under watch.
+"""Adoption: processes that ran before the daemon are found by a looker and put under watch.
 
-The probes are attached before, so what execs or forks meanwhile is the kernel side's. A child
-that was forked before its parent was put under watch is found by looking again, until a look
+The probes are attached before, so the kernel side sees each exec and fork from then on. A child may
+have been forked just before its parent was put under watch. So the looker scans again until it
 finds nothing new.
 """
 
@@ -30,40 +30,40 @@ from qmond.processes.table import (
 
 __all__ = ["Adoption", "described"]
 
-_ROUNDS: Final = 8
-"""Looks at all processes: whoever is still forking then does it under watch."""
-_AGAIN: Final = 1.0
-"""Seconds until a process is asked for again that nothing was found of."""
+_SCANS: Final = 8
+"""Scans at most; a process that still forks then is under watch itself."""
+_RETRY: Final = 1.0
+"""Seconds until a process that was not found is looked for again."""
 
 
 class Tracked(Protocol):
     """The kernel side's set of processes."""
 
     def track(self, pid: int) -> bool:
-        """Put a process under watch; false where it is already."""
+        """Put a process under watch; returns false if it is already."""
 
     def untrack(self, pid: int) -> None:
-        """Take it out again."""
+        """Watch it no longer."""
 
     def is_tracked(self, pid: int) -> bool:
-        """Whether it is under watch at this moment."""
+        """Whether it is under watch now."""
 
 
 class Looking(Protocol):
-    """Who looks at processes."""
+    """The lookers, as adoption needs them."""
 
     async def scan(self, prefixes: tuple[bytes, ...], excludes: tuple[bytes, ...]) -> list[Seen]:
-        """Return the processes that match, and their descendants."""
+        """Return the processes that match, with their descendants."""
 
     async def describe(self, pid: int, uid: int | None = None) -> Description | None:
-        """Return what a process is, or None. Raises GoneError."""
+        """Return the description of a process, or None if it is not known. Raises GoneError."""
 
 
 class Adoption:
-    """Finds processes that no record tells of, as tasks of its own.
+    """Finds processes that the kernel side has not reported, in tasks of its own.
 
-    `tell` is called with each that is put under watch, and its io_uring descriptors; `changed`
-    whenever the table has learned something.
+    `tell` is called with each adopted process and its io_uring descriptors, `changed` after each
+    change of the process table.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Adoption:
 
     @property
     def is_done(self) -> bool:
-        """Whether nobody is being adopted now."""
+        """Whether no adoption is going on."""
         return self._adopting is None or self._adopting.done()
 
     def ask(self, pid: int, uid: int | None, answer: Answer) -> None:
-        """Look for a process under watch."""
+        """Describe a process that is under watch, and pass it to `answer`."""
         search = asyncio.get_running_loop().create_task(self._search(pid, uid, answer))
         self._searches.add(search)
         search.add_done_callback(self._searches.discard)
@@ -95,7 +95,7 @@ class Adoption:
     def begin(self, match: Match, processes: ProcessTable, *, resumed: bool = False) -> None:
         """Put every matching process and its descendants under watch.
 
-        `resumed`: first enter who is under watch since a daemon before this one.
+        `resumed`: first enter the processes that the last daemon left under watch.
         """
         self._wanted = match
         if self.is_done:
@@ -103,7 +103,7 @@ class Adoption:
             self._adopting = asyncio.get_running_loop().create_task(work)
 
     def end(self) -> None:
-        """Look for nobody any more."""
+        """Cancel all of it."""
         for task in (self._adopting, *self._searches):
             if task is not None:
                 task.cancel()
@@ -117,7 +117,7 @@ class Adoption:
             answer(described(pid, found))
             self._changed()
         else:
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY)
             answer(None)
 
     async def _adopt(self, processes: ProcessTable, *, resumed: bool) -> None:
@@ -135,7 +135,7 @@ class Adoption:
         prefixes, excludes = (
             tuple(map(os.fsencode, names)) for names in (match.prefixes, match.exclude)
         )
-        for _ in range(_ROUNDS):
+        for _ in range(_SCANS):
             found = await self._lookers.scan(prefixes, excludes)
             fresh = [seen for seen in found if self._tracked.track(seen.pid)]
             if not fresh:
@@ -145,7 +145,7 @@ class Adoption:
                 await self._enter(seen, answer, processes)
 
     async def _enter(self, seen: Seen, answer: Answer, processes: ProcessTable) -> None:
-        """Enter and tell a process that was put under watch."""
+        """Enter a process that was put under watch, and report it."""
         try:
             found = await self._lookers.describe(seen.pid, seen.uid)
         except GoneError:
@@ -156,12 +156,12 @@ class Adoption:
         if is_gone:
             answer(None)
             if seen.pid not in processes:
-                # it ended before the kernel side could have seen it end
+                # it ended before it was under watch, so the kernel side did not see that
                 self._tracked.untrack(seen.pid)
             return
         process = described(seen.pid, found) if found else _bare(seen)
         entered = answer(process)
-        if entered is None and seen.pid in processes:  # records have told what it is now
+        if entered is None and seen.pid in processes:  # its records came first
             entered = processes[seen.pid]
         if entered is not None:
             self._tell(entered, found.outline.rings if found else ())
@@ -169,7 +169,7 @@ class Adoption:
 
 
 def _bare(seen: Seen) -> Process:
-    """Return what is known of a process by a scan alone."""
+    """Return a process as far as a scan describes it."""
     start = seen.start * TICK_NS
     return Process(
         seen.pid, ppid=seen.ppid, tree=seen.pid, uid=seen.uid, start=start, origin="procfs"
@@ -177,13 +177,13 @@ def _bare(seen: Seen) -> Process:
 
 
 def described(pid: int, found: Description) -> Process:
-    """Return the process that a description is of; without its words, its guest is not known."""
+    """Return the process of a description; without its command line the guest is unknown."""
     outline, words = found.outline, found.words
     name = text_of(os.path.basename(outline.exe.removesuffix(b" (deleted)")))
     arch = architecture(name)
     argv = words.argv if words else b""
     filename = words.filename if words and words.filename else outline.exe
-    # through binfmt_misc the path that was asked for is the guest's, not the interpreter's
+    # with binfmt_misc, the path passed to execve is the guest's
     interpreted = architecture(text_of(os.path.basename(filename))) is None
     cgroup = None if outline.cgroup is None else text_of(outline.cgroup)
     guest = None
@@ -191,7 +191,7 @@ def described(pid: int, found: Description) -> Process:
         line = words_of(argv)
         guest = guest_of(filename, line, emulated=arch is not None, interpreted=interpreted)
         if len(argv) == ARGV_MAX and guest is line[-1]:
-            guest = None  # a part of its path
+            guest = None  # the path was cut
     return Process(
         pid=pid,
         ppid=outline.ppid,

@@ -1,7 +1,7 @@
-"""Which processes have allocation probes: put in as they start, taken out as they end.
+"""Which processes have allocation probes: attached when they start, detached when they end.
 
-Attaching takes a fraction of a millisecond and closing up to a tenth of a second, and a looker
-reads the files of others for it: no event waits for that.
+Attaching takes a fraction of a millisecond, detaching up to a tenth of a second. A looker reads the
+files of others for it. No event waits for any of this.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ __all__ = ["PAUSE", "Allocations", "is_safe"]
 _log = logging.getLogger(__name__)
 
 _TRIES: Final = (0.005, 0.02, 0.1, 0.5, 2.0)
-"""Seconds from one try to the next: an interpreter has to map libc before it can be probed."""
+"""Seconds between tries: an emulator has to map libc before it can be probed."""
 _FORKED: Final = 2
-"""The first try for a forked child: most exec or end before it, and cost nothing then."""
+"""The first try for a forked child: most children exec or end before it, and cost nothing."""
 PAUSE: Final = 10.0
-"""Seconds without probes for a process that was over its budget."""
+"""Seconds that a process over its budget has no probes."""
 _HOSTS_OWN: Final = {"x86_64": {"x86_64", "i386"}, "aarch64": {"aarch64", "arm"}}
 
 
 def is_safe(arch: str | None, host: str) -> bool:
-    """Whether no guest of that architecture can run the host's libc as its own code."""
+    """Whether a guest of that architecture cannot run the host's libc as its own code."""
     return arch is not None and arch not in _HOSTS_OWN.get(host, {arch})
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One process, as long as it runs the same program."""
+    """One process, while it runs the same program."""
 
     process: Process
     state: str
@@ -49,13 +49,12 @@ class _Entry:
 class Allocations:
     """The probes of all processes.
 
-    `off` is the word for why there are no probes, where there are to be none from now on. A
-    process' state is a word of ALLOCATIONS, or `waiting` for its C library, `paused` because it
-    was over its budget, `none` where no C library came.
+    `off` says why no more probes are attached, or is "". A process' state is a word of ALLOCATIONS,
+    or `waiting` (for its C library), `paused` (it was over its budget), `none` (no C library came).
     """
 
     def __init__(self, probes: Probes, root: Path, *, off: str = "") -> None:
-        """Begin to guard."""
+        """Start the guard's thread."""
         self.off = off
         self._guard = Guard(probes, root)
         self._entries: dict[int, _Entry] = {}
@@ -65,7 +64,7 @@ class Allocations:
     def verdict(self, process: Process) -> str:
         """Return whether a process' allocations are counted, as a word of ALLOCATIONS.
 
-        It is what its name says; its file may say otherwise later.
+        Only its name is known now; its file may show something else later.
         """
         if process.arch is None:
             return "native"
@@ -90,13 +89,13 @@ class Allocations:
         return self._guard.left_behind
 
     def take_partial(self) -> list[int]:
-        """Return whose probes were off for their budget's sake at some time since the last call."""
+        """Return the processes that were paused at some time since the last call."""
         partial, self._partial = self._partial, set()
         self._partial = {pid for pid in partial if self.state(pid) == "paused"}
         return sorted(partial)
 
     def follow(self, news: News) -> None:
-        """Act on what the process table has learned."""
+        """Attach and detach probes after changes of the process table."""
         for process in news.started:
             self._release(process.pid)
             entry = self._entries[process.pid] = _Entry(process, process.allocations)
@@ -112,7 +111,7 @@ class Allocations:
             self._release(pid)
 
     async def close(self) -> None:
-        """Take out every probe, and guard no longer."""
+        """Detach every probe, and end the guard's thread."""
         self.off = "off"
         for pid in tuple(self._entries):
             self._release(pid)
@@ -121,23 +120,25 @@ class Allocations:
             await asyncio.gather(*self._work, return_exceptions=True)
 
     def _release(self, pid: int) -> None:
-        """Forget a process, or what it was; its probes go at once, before anything else."""
+        """Forget a process or its former program; its probes are detached first."""
         entry = self._entries.pop(pid, None)
         if entry is not None:
             entry.state = "none"
-            self._take_out(entry)
+            self._detach(entry)
 
     def _pause(self, pid: int) -> None:
         entry = self._entries.get(pid)
         if entry is None or entry.state != "counted":
             return
-        _log.info("process %d allocates too often to be counted: not for %g s", pid, PAUSE)
+        _log.info(
+            "process %d allocates too often: its allocations are not counted for %g s", pid, PAUSE
+        )
         entry.state = "paused"
         self._partial.add(pid)
-        self._take_out(entry)
+        self._detach(entry)
         asyncio.get_running_loop().call_later(PAUSE, self._try, entry, 0)
 
-    def _take_out(self, entry: _Entry) -> None:
+    def _detach(self, entry: _Entry) -> None:
         place, entry.place = entry.place, None
         if place is not None:
             self._guard.take_out(place)

@@ -1,4 +1,4 @@
-"""The control channel as the core has it: what a front asks is checked, counted and answered."""
+"""The core's end of the control channel: checks, limits and answers a front's questions."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ _log = logging.getLogger(__name__)
 _RATE: Final = 10
 """Requests a second that are answered."""
 _WAITING: Final = 64
-"""Requests that may wait; a front that asks faster does not keep to the rules."""
+"""Requests that may wait; more of them break the protocol."""
 _UNREAD: Final = 32 << 20
 """Bytes that the front may leave unread."""
 _LONG: Final = frozenset({"ps"})
-"""What is as long as there are processes, which anybody can start."""
+"""Questions whose answer grows with the number of processes, which any user can raise."""
 _BUSY: Final = 9
-"""Times as long as an answer took until the next: answers take a tenth of the loop's time."""
+"""Length of the pause after an answer, in times of the answer: answers take a tenth of the time."""
 
 Reply = tuple[bytes, bool]
-"""An answer in JSON, and whether it had to be cut."""
+"""An answer in JSON, and whether it was cut."""
 Answers = Mapping[str, Callable[[Mapping[str, Any]], Reply | Awaitable[Reply]]]
 
 
 class Channel(asyncio.Protocol):
-    """The control channel of one front: so many of its questions are answered in a second."""
+    """The control channel of one front; `take_beat` gets its beats. A rate limits its questions."""
 
-    def __init__(self, answers: Answers, heard: Callable[[Beat], None]) -> None:
+    def __init__(self, answers: Answers, take_beat: Callable[[Beat], None]) -> None:
         self.gone = asyncio.Event()
         self.fault = ""
         self.heard = time.monotonic()
         self._answers = answers
-        self._beat = heard
+        self._take_beat = take_beat
         self._lines = LineReader(REQUEST_MAX)
         self._pace = Bucket(_RATE, _RATE)
-        self._news = Bucket(2 * _RATE, 8 * _RATE)
+        self._messages = Bucket(2 * _RATE, 8 * _RATE)
         self._waiting: asyncio.Queue[Question] = asyncio.Queue(_WAITING)
         self._long: asyncio.Queue[Question] = asyncio.Queue(_WAITING)
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of the way out: asyncio calls this."""
+        """Keep the transport. asyncio calls this."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
         self._transport = transport
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is all
-        """Take note that the front has gone: asyncio calls this."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason does not matter
+        """Note that the front has closed its end. asyncio calls this."""
         self.gone.set()
 
     def data_received(self, data: bytes) -> None:
-        """Take messages; one that is wrong, or one too many, ends the front."""
+        """Take messages; a wrong one, or one too many, ends the front. asyncio calls this."""
         try:
             for line in self._lines.feed(data):
-                self._news.spend(1)
-                self._take(parse(line if line and self._news.room >= 0 else b""))
+                self._messages.spend(1)
+                self._take(parse(line if line and self._messages.room >= 0 else b""))
         except (ValueError, asyncio.QueueFull) as error:
-            self.end(f"it does not keep to the rules: {error or 'too many requests'}")
+            self.end(f"it breaks the protocol: {error or 'too many requests'}")
 
     def _take(self, message: Question | Beat) -> None:
         if isinstance(message, Beat):
             self.heard = time.monotonic()
-            self._beat(message)
+            self._take_beat(message)
         else:
             (self._long if message.op in _LONG else self._waiting).put_nowait(message)
 
     async def answer_forever(self) -> None:
-        """Answer what is asked, until cancelled; who asks little does not wait for a long list."""
+        """Answer questions until cancelled; short answers do not wait for long ones."""
         await asyncio.gather(self._answer(self._waiting), self._answer(self._long))
 
     async def _answer(self, waiting: asyncio.Queue[Question]) -> None:
@@ -92,13 +92,13 @@ class Channel(asyncio.Protocol):
                 self.say("cut" if cut else "ok", asked.id, text)
             except (ProtocolError, OSError) as error:
                 self.say("error", asked.id, orjson.dumps(_described(error)))
-            except Exception as error:  # noqa: BLE001 - one question's fault is no other's
+            except Exception as error:  # noqa: BLE001 - a fault must not stop other answers
                 _log.exception("%s could not be answered", asked.op)
                 self.say("error", asked.id, orjson.dumps(_described(error)))
             await asyncio.sleep(min(2, _BUSY * (time.thread_time() - began)))
 
     def say(self, kind: str, number: int = 0, text: bytes = b"null") -> None:
-        """Tell the front something; where it has not read for long, that is its end."""
+        """Send the front a message; end it if it leaves too much unread."""
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.write(tell(kind, number, text))
@@ -106,7 +106,7 @@ class Channel(asyncio.Protocol):
             self.end("it does not read")
 
     def end(self, fault: str) -> None:
-        """Have the front replaced."""
+        """Close the channel, so that the front is replaced; the first `fault` is the reason."""
         self.fault = self.fault or fault
         if self._transport:
             self._transport.abort()

@@ -1,6 +1,6 @@
-"""The core's part in the metrics: the address that they are served at, and the text file.
+"""The core's part of the metrics: the listening socket for them, and the text file.
 
-Neither an address that is taken nor a full disk ends the watch: it is tried again.
+If the address is taken or the disk is full, it tries again later.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["listening", "write_forever", "write_whole"]
 _log = logging.getLogger(__name__)
 
 _RETRY: Final = 5
-"""Seconds until an address that could not be had is tried again."""
+"""Seconds between two tries to bind the address."""
 _BACKLOG: Final = 8
 
 
 async def listening(
     address: str | None, group: int | None, ready: Callable[[socket.socket], None]
 ) -> None:
-    """Have `ready` get a socket that listens there, now or later, and anew where it is shut down.
+    """Listen at an address, and call `ready` with the socket; again after it was shut down.
 
-    It goes at the end of this.
+    The socket is closed when this is cancelled.
     """
     while address is not None:
         listener = await _listener(address, group)
@@ -48,24 +48,24 @@ async def listening(
 
 
 async def _listener(address: str, group: int | None) -> socket.socket:
-    told = False
+    is_reported = False
     while True:
         try:
             return _listen(address, group)
         except OSError as error:
-            if not told:
+            if not is_reported:
                 _log.warning(
-                    "no metrics yet: metrics.listen: %s: %s; tried again every %d s",
+                    "no metrics yet: metrics.listen: %s: %s; trying again every %d s",
                     address,
                     error.strerror,
                     _RETRY,
                 )
-            told = True
+            is_reported = True
             await asyncio.sleep(_RETRY)
 
 
 async def write_forever(config: Config, text: Callable[[], bytes]) -> None:
-    """Write the text file at each interval, until cancelled; then it goes: it would be old."""
+    """Write the text file at each interval until cancelled; then remove it, as it gets stale."""
     path = config.textfile
     if path is None:
         return
@@ -87,7 +87,7 @@ async def write_forever(config: Config, text: Callable[[], bytes]) -> None:
 
 
 def write_whole(path: Path, text: bytes) -> None:
-    """Put a text in a file's place, so that who reads it has the old or the new. Raises OSError."""
+    """Replace a file by another text at once: readers get the old or the new. Raises OSError."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -102,7 +102,7 @@ def write_whole(path: Path, text: bytes) -> None:
 
 
 def _listen(address: str, group: int | None) -> socket.socket:
-    """Return a socket that listens, and waits for nobody. Raises OSError."""
+    """Return a listening socket, not blocking. Raises OSError."""
     if address.startswith("unix:"):
         listener = bind_unix(_free(Path(address.removeprefix("unix:"))), group)
     else:
@@ -121,7 +121,7 @@ def _listen(address: str, group: int | None) -> socket.socket:
 
 
 def _free(path: Path) -> Path:
-    """Return a path for a socket after removing what a killed daemon left. Raises OSError."""
+    """Remove the socket that a killed daemon left at a path; returns the path. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
         try:
@@ -129,7 +129,7 @@ def _free(path: Path) -> Path:
         except FileNotFoundError:
             pass
         except ConnectionRefusedError:
-            if path.is_socket():  # otherwise it is somebody's file
+            if path.is_socket():  # never remove another file
                 path.unlink()
         else:
             raise FileExistsError(errno.EADDRINUSE, "another program listens there")

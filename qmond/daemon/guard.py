@@ -1,10 +1,9 @@
-"""A thread that has allocation probes put in, and takes them out where they must go at once.
+"""A thread that attaches allocation probes, and detaches them at once when a process execs.
 
-A probe that is still there when a process executes another program could be met by a guest that
-maps the probed library as its own code, and end it. So the kernel side says by a way of its own
-whose probes must go, and this thread waits for that: however long the events have to wait, the
-probes are gone long before such a guest has mapped anything. What a looker has put in for a process
-that was named meanwhile is taken out as it comes.
+The new program could be a guest that maps the probed library as its own code. It would run into the
+probe, and be killed. So the kernel side reports such an exec in a second ring, which this thread
+reads. It does not wait for the events, and the probes are gone long before the guest has mapped
+anything. If a looker attaches probes to a process that has just exec'd, they are detached too.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from qmond.processes.table import Process
 __all__ = ["Guard", "Place"]
 
 _CLOSERS: Final = 8
-"""Threads that close probes: what a close takes, it takes as it waits for the kernel."""
+"""Threads that detach probes; each waits for the kernel most of the time."""
 
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """Where probes are, or are about to be: one process, as long as it runs the same program."""
+    """The probes of one process, attached or about to be, while it runs the same program."""
 
     process: Process
     links: list[int] = field(default_factory=list)
@@ -40,10 +39,10 @@ class Place:
 
 
 class Guard:
-    """The thread, and its looker; only the thread itself touches links."""
+    """The thread and its looker; only that thread uses the links."""
 
     def __init__(self, probes: Probes, root: Path) -> None:
-        """Begin to guard."""
+        """Start the thread."""
         self._probes = probes
         self._root = root
         self._places: dict[int, set[Place]] = {}
@@ -57,23 +56,23 @@ class Guard:
 
     @property
     def left_behind(self) -> int:
-        """How many lookers were killed and have not ended."""
+        """How many lookers were killed and have not ended yet."""
         return self._lookers.left_behind
 
     def put(self, place: Place) -> Future[str | None]:
-        """Put probes in; the result is a word of OUTCOMES, or None: nobody knows.
+        """Attach probes; the result is a word of OUTCOMES, or None if it is not known.
 
-        It raises OSError where there are too many processes with probes.
+        The future raises OSError if too many processes have probes.
         """
         return asyncio.run_coroutine_threadsafe(self._put(place), self._loop)
 
     def take_out(self, place: Place) -> None:
-        """Take probes out, and those that are about to be put in."""
+        """Detach probes, also those that are being attached now."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._revoke, place)
 
     async def close(self) -> None:
-        """Take out every probe, and guard no longer."""
+        """Detach every probe, and end the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end.set)
             await asyncio.to_thread(self._thread.join)
@@ -102,7 +101,7 @@ class Guard:
             return None
         self._places.setdefault(process.pid, set()).add(place)
         try:
-            self._probes.expect_allocations(process.pid)  # from here on an exec is told of
+            self._probes.expect_allocations(process.pid)  # from here on, an exec is reported
             start = process.start // TICK_NS
             found = await self._lookers.probe(process.pid, process.uid, start, process.bin)
         except BaseException:
@@ -134,6 +133,6 @@ class Guard:
 
 
 def _close(links: Iterable[int]) -> None:
-    """Take probes out; it waits for the kernel, up to a tenth of a second each."""
+    """Detach probes; the kernel takes up to a tenth of a second for each."""
     for link in links:
         os.close(link)

@@ -1,8 +1,8 @@
-"""Who the front is: a user of its own without any privilege, where the core can make it one.
+"""The user that the front runs as: one of its own, without any privilege.
 
-It talks to strangers. So it must not be able to do anything to the core, to the log's files but
-read them, or to another service: the number that stands for it where there is no user `qmond-front`
-is one that no distribution gives to anybody (https://systemd.io/UIDS-GIDS).
+The front talks to untrusted clients. So its user must have no rights over the core or any other
+service, and may only read the log's files. If there is no user `qmond-front`, a user number is
+taken that distributions leave unused (https://systemd.io/UIDS-GIDS).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _NEEDED: Final = (6, 7)  # CAP_SETGID, CAP_SETUID: include/uapi/linux/capability
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group, by their numbers."""
+    """A user and a group, by number."""
 
     uid: int
     gid: int
 
     def command(self, *words: str) -> tuple[str, ...]:
-        """Return what runs a command as this user, without capabilities and other groups.
+        """Return the command that runs a command as this user, without capabilities or more groups.
 
-        By setpriv(1): a process with ambient capabilities that changes its user would keep them.
+        It is setpriv(1)'s: a process with ambient capabilities keeps them when it changes its user.
         """
         return (
             "setpriv",
@@ -47,7 +47,7 @@ class Identity:
 
 
 def front_identity(config: Config) -> Identity | None:
-    """Return who the front runs as; None where this process cannot make it another user."""
+    """Return the user that the front runs as; None if this process may not change users."""
     if not is_permitted(*_NEEDED):
         return None
     try:
@@ -59,6 +59,6 @@ def front_identity(config: Config) -> Identity | None:
 
 
 def log_group(config: Config) -> int | None:
-    """Return the group that the log's files are given to, so that the front can read them."""
+    """Return the group that owns the log's files, so that the front can read them."""
     identity = front_identity(config)
     return identity.gid if identity else group_id(config.log.group)

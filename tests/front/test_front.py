@@ -169,7 +169,7 @@ def test_a_flood_ends_the_front_and_costs_the_core_little() -> None:
                         theirs.send(line * 1000)
                     await asyncio.sleep(0)
             assert time.process_time() - before < 1
-            assert "does not keep to the rules" in core.fault
+            assert "breaks the protocol" in core.fault
             assert len(answers.asked) <= 11
 
     asyncio.run(run())

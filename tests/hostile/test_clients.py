@@ -243,4 +243,4 @@ def test_a_front_that_has_gone_over_cannot_disturb_the_core(
     assert totals["written"] >= NUMBERS * 0.99
     assert len(list(daemon.log.glob("events-*"))) <= 25
     told = daemon.log.with_name("stderr")
-    assert "it does not keep to the rules" in told.read_text()
+    assert "it breaks the protocol" in told.read_text()
