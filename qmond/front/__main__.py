@@ -35,12 +35,12 @@ from qmond.log.files import Position  # noqa: E402
 from qmond.log.history import History  # noqa: E402
 from qmond.outputs.exporter import Exporter  # noqa: E402
 from qmond.privileges import die_with_parent, drop_all  # noqa: E402
-from qmond.server.audience import Log, Source  # noqa: E402
 from qmond.server.broadcast import Frames  # noqa: E402
 from qmond.server.control import Beat, beat  # noqa: E402
 from qmond.server.feed import Joint  # noqa: E402
 from qmond.server.hub import Hub  # noqa: E402
 from qmond.server.settings import FrontSettings  # noqa: E402
+from qmond.server.source import Log, Source  # noqa: E402
 from qmond.systemd.messages import flush, set_up  # noqa: E402
 
 __all__ = ["Front", "main"]
@@ -148,7 +148,7 @@ class Front:
         }
 
     def _connected(self) -> list[dict[str, Any]]:
-        return [client.describe() for client in self.hub.clients]
+        return [connection.describe() for connection in self.hub.audience]
 
     async def look_at_log(self) -> None:
         """See which line of this boot is the oldest in the log: files go as others come."""
@@ -166,7 +166,8 @@ class Front:
         while True:
             wanted = self.hub.follows or self._wanted > 0
             self._follows = self._follows and wanted
-            self._core.send(beat(Beat(len(self.hub.clients), self.hub.dropped, wanted)))
+            audience = self.hub.audience
+            self._core.send(beat(Beat(len(audience), audience.dropped, wanted)))
             self.hub.check()
             flush()
             await self.look_at_log()

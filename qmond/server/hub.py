@@ -1,4 +1,4 @@
-"""The clients of the socket: each gets the lines that it wants, and nothing waits for one."""
+"""The hub of a socket: it accepts clients, and hands each of them the lines that it wants."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections import Counter
 from typing import Final
 
-from qmond.server.access import Peer, Rights, rights_of
-from qmond.server.audience import Batch, Choice, Choices, Source
-from qmond.server.connection import Client
+from qmond.server.audience import Audience
+from qmond.server.choices import Batch, Choice, Choices
+from qmond.server.connection import Connection
 from qmond.server.forkserver import ForkServer
-from qmond.server.protocol import Selection
+from qmond.server.readers import Readers
+from qmond.server.sendbuffer import SendBuffer
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares
+from qmond.server.source import Source
+from qmond.server.tail import Tail
 
 __all__ = ["Hub"]
 
@@ -26,114 +28,72 @@ _SHARE: Final = 0.25
 
 
 class Hub:
-    """The clients of one listening socket."""
+    """The connections of one listening socket; nothing waits for any of them."""
 
     def __init__(self, settings: FrontSettings, source: Source) -> None:
         self.settings = settings
-        self.source = source
-        self.clients: set[Client] = set()
-        self.readers: dict[asyncio.Task[None], int] = {}
-        self.fork_server = ForkServer(() if source.log.fd is None else (source.log.fd,))
+        self._source = source
+        self.audience: Audience[Connection] = Audience(self._current_settings)
+        fork_server = ForkServer(() if source.log.fd is None else (source.log.fd,))
+        self.readers = Readers(fork_server, self._current_settings)
         self.shares = Shares(_SHARE, _SHARE)
         self._choices = Choices()
-        self._dropped = 0  # by those that are gone
         self._server: asyncio.Server | None = None
+
+    def _current_settings(self) -> FrontSettings:
+        return self.settings
 
     async def listen(self, listener: socket.socket) -> None:
         """Begin to serve. Raises OSError."""
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Client(self), sock=listener, backlog=self.settings.max_clients
+            self._connection, sock=listener, backlog=self.settings.max_clients
         )
+
+    def _connection(self) -> Connection:
+        """Return what serves one more client."""
+        buffer = SendBuffer(self._current_settings)
+        tail = Tail(buffer, self._source, self.readers, self._choices, self._current_settings)
+        return Connection(buffer, tail, self._source, self.audience, self.shares)
 
     def configure(self, settings: FrontSettings) -> None:
         """Go by other settings, and groups, from here on: those who are connected, too."""
         self.settings = settings
-        for client in tuple(self.clients):
-            client.allow(self.rights(client.peer))
+        for connection in self.audience:
+            connection.allow(self.audience.rights(connection.peer))
 
     # ---- lines ---------------------------------------------------------------------------------
 
     @property
     def follows(self) -> bool:
         """Whether there is anybody who wants lines."""
-        return any(client.feed or client.choice for client in self.clients)
-
-    def choose(self, selection: Selection) -> Choice:
-        """Return the choice that a selection stands for."""
-        return self._choices[selection]
+        return any(connection.tail.is_on for connection in self.audience)
 
     def broadcast(self, batch: Batch) -> None:
-        """Hand a batch to every client that tails; the wanted lines are chosen once for equals."""
+        """Hand a batch to every tail; the wanted lines are chosen once for equals."""
         chosen: dict[tuple[Choice, bool], tuple[bytes, int]] = {}
-        for client in tuple(self.clients):
-            if client.feed:
-                client.feed.push(batch.data, batch.seq - len(batch), len(batch))
-            elif client.choice is not None:
-                key = client.choice, client.rights.content
+        for connection in self.audience:
+            tail, content = connection.tail, connection.rights.content
+            if tail.feed:
+                tail.feed.push(batch.data, batch.seq - len(batch), len(batch))
+            elif tail.choice is not None:
+                key = tail.choice, content
                 if key not in chosen:
-                    chosen[key] = client.choice.of(batch, content=client.rights.content)
-                client.push(*chosen[key])
+                    chosen[key] = tail.choice.of(batch, content=content)
+                tail.push(*chosen[key])
 
     def miss(self, first: int, last: int) -> None:
-        """Tell every client that tails of lines, by their numbers, that did not get here."""
-        for client in tuple(self.clients):
-            if client.feed:
-                client.feed.leave_out(first, last)
-            elif client.choice is not None:
-                client.lost(last - first + 1)
+        """Tell every tail of lines, by their numbers, that did not get here."""
+        for connection in self.audience:
+            connection.tail.miss(first, last)
 
-    # ---- who is there --------------------------------------------------------------------------
-
-    def enter(self, client: Client) -> str:
-        """Take one more client; returns why not, where there is no room.
-
-        Root has as many places as all, whoever else is there; each other user has a quarter.
-        """
-        most = self.settings.max_clients
-        uid = client.peer.uid
-        users = Counter(other.peer.uid for other in self.clients)
-        if uid == 0 and users[0] >= most:
-            return f"{most} of root are connected already"
-        if uid != 0:
-            others, kept = users.total() - users[0], max(1, most // 8)
-            if others >= max(1, most - kept):
-                return f"{others} are connected already"
-            if users[uid] >= max(1, most // 4):
-                return f"{users[uid]} of user {uid} are connected already"
-        self.clients.add(client)
-        return ""
-
-    def leave(self, client: Client) -> None:
-        """Forget a client."""
-        if client in self.clients:
-            self.clients.remove(client)
-            self._dropped += client.dropped
-
-    def has_no_reader_for(self, client: Client) -> str:
-        """Return why a client cannot have a reader; nothing where it can."""
-        most = max(4, self.settings.max_clients // 2)
-        uid, users = client.peer.uid, Counter(self.readers.values())
-        room = most if uid == 0 else max(1, most - most // 4)
-        taken = users[0] if uid == 0 else users.total() - users[0]
-        if taken >= room or (uid != 0 and users[uid] >= max(2, most // 8)):
-            return f"{users[uid]} of user {uid} are there, and {users.total()} in all"
-        return ""
-
-    @property
-    def dropped(self) -> int:
-        """How many lines clients did not get, of those that are gone, too."""
-        return self._dropped + sum(client.dropped for client in self.clients)
-
-    def rights(self, peer: Peer) -> Rights:
-        """Return what a peer may."""
-        return rights_of(peer, *self.settings.groups)
+    # ---- once a second, and at the end ---------------------------------------------------------
 
     def check(self) -> None:
         """Send those away who are silent or do not read; called about once a second."""
         now = time.monotonic()
-        for client in tuple(self.clients):
-            client.check(now)
-        self.fork_server.check()
+        for connection in self.audience:
+            connection.check(now)
+        self.readers.check()
 
     async def close(self) -> None:
         """End each connection once its buffer is out, or after a while."""
@@ -141,14 +101,12 @@ class Hub:
             return
         self._server.close()
         self._server = None
-        for client in tuple(self.clients):
-            client.finish()
+        for connection in self.audience:
+            connection.finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL):
-                while self.clients:
+                while self.audience:
                     await asyncio.sleep(0.01)
-        for client in tuple(self.clients):
-            client.abort()
-        if self.readers:
-            await asyncio.wait(self.readers, timeout=_FAREWELL)
-        self.fork_server.close()
+        for connection in self.audience:
+            connection.abort()
+        await self.readers.close(_FAREWELL)

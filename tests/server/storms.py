@@ -17,7 +17,6 @@ from qmond.errors import RequestError
 from qmond.events.table import NUMBER
 from qmond.log.files import Position
 from qmond.server.access import bind_unix
-from qmond.server.audience import Log, Source
 from qmond.server.feed import Joint
 from qmond.server.filters import Filter
 from qmond.server.hub import Hub
@@ -25,6 +24,7 @@ from qmond.server.operations import Answer, Operation
 from qmond.server.protocol import LineReader, parse_request, parse_selection
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares
+from qmond.server.source import Log, Source
 
 ALL = (1 << len(NUMBER)) - 1
 AT_ONCE = 500

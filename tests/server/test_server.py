@@ -15,13 +15,14 @@ from qmond.events.table import NUMBER
 from qmond.lines.encoder import Encoder
 from qmond.log.files import Position
 from qmond.server.access import Lock, Rights, bind_unix
-from qmond.server.audience import Batch, Log, Source
 from qmond.server.broadcast import Frame, Frames, Share
+from qmond.server.choices import Batch
 from qmond.server.feed import Joint
 from qmond.server.hub import Hub
 from qmond.server.operations import Answer, Operation
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares
+from qmond.server.source import Log, Source
 
 ALL = (1 << len(NUMBER)) - 1
 LIMIT = 4 << 20
@@ -119,7 +120,7 @@ def play(path: Path, scenario: Scenario, **settings: Any) -> None:
             for peer in peers:
                 peer.writer.close()
             await hub.close()
-        assert hub.clients == set()
+        assert len(hub.audience) == 0
 
     asyncio.run(run())
 
@@ -147,11 +148,11 @@ def test_a_readers_lines_go_on_after_any_number_of_bytes(tmp_path: Path) -> None
         peer = await connect()
         await peer.get()
         assert await peer.ask('{"op":"tail","args":{"where":"pid == 1"}}') == {"ok": {}}
-        (client,) = hub.clients
-        assert client.feed
+        (client,) = hub.audience
+        assert client.tail.feed
         sent = 0
         while (room := LIMIT // 2 - client.describe()["buffered"]) > 0:
-            client.feed.data_received(b"x" * (min(room, LIMIT // 8) - 1) + b"\n")
+            client.tail.feed.data_received(b"x" * (min(room, LIMIT // 8) - 1) + b"\n")
             sent += min(room, LIMIT // 8)
         assert client.describe()["buffered"] == LIMIT // 2
         await peer.reader.readexactly(sent)
@@ -187,7 +188,7 @@ def test_has_room_for_so_many_clients(tmp_path: Path) -> None:
         late = await connect()
         assert (await late.get())["error"]["class"] == "TooManyClients"
         assert await late.reader.read() == b""
-        assert len(hub.clients) == 2
+        assert len(hub.audience) == 2
 
     play(tmp_path / "s", scenario, max_clients=2)
 
@@ -201,18 +202,18 @@ def test_a_slow_client_loses_whole_lines_and_is_told_how_many(tmp_path: Path) ->
         for number in range(2000):
             hub.broadcast(line("READ", number, size=1000))
             assert (await quick.get())["pid"] == number
-        (lost,) = [client.dropped for client in hub.clients if client.dropped]
+        (lost,) = [client.tail.dropped for client in hub.audience if client.tail.dropped]
         assert 0 < lost < 2000
         messages = [await slow.get() for _ in range(2000 - lost + 1)]
         assert messages.pop() == {"event": "DROPPED", "count": lost}
         assert [message["pid"] for message in messages] == list(range(2000 - lost))
         hub.broadcast(line("READ", 7))
         assert (await slow.get())["pid"] == 7
-        assert hub.dropped == lost
+        assert hub.audience.dropped == lost
         slow.writer.close()
-        while len(hub.clients) == 2:
+        while len(hub.audience) == 2:
             await asyncio.sleep(0.01)
-        assert hub.dropped == lost, "that it has gone changes nothing"
+        assert hub.audience.dropped == lost, "that it has gone changes nothing"
 
     play(tmp_path / "s", scenario, client_buffer=65536)
 
@@ -233,7 +234,7 @@ def test_a_client_that_only_asks_is_cut_off(tmp_path: Path) -> None:
                     peer.writer.write(b'{"op":"status"}\n' * 1000)
                     await peer.writer.drain()
         looking.cancel()
-        assert hub.clients == set()
+        assert len(hub.audience) == 0
 
     play(tmp_path / "s", scenario, client_buffer=65536, client_timeout=1)
 
@@ -261,7 +262,7 @@ def test_the_past_is_joined_to_what_comes(tmp_path: Path) -> None:
         await peer.get()
         peer.writer.write(b'{"id":5,"op":"tail","args":{"from_seq":7}}\n')
         first = 91
-        while not (client := next(iter(hub.clients))).feed or not client.sent:
+        while not (tail := next(iter(hub.audience)).tail).feed or not tail.sent:
             batch = numbered(first, first + 9)
             first += 10
             with log.open("ab") as file:
@@ -323,7 +324,7 @@ def test_what_a_reader_has_no_room_for_it_reads_from_the_log(tmp_path: Path) -> 
 
 def test_who_may_not_see_content_sees_none(tmp_path: Path) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
-        setattr(hub, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
+        setattr(hub.audience, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
         (tmp_path / "events.jsonl").write_bytes(numbered(1, 5).data)
         for args in ({}, {"pids": [0, 1, 2]}, {"last": 5}, {"where": "fd > 0", "from_seq": 1}):
             peer = await connect()
@@ -344,11 +345,11 @@ def test_who_may_not_see_content_sees_none(tmp_path: Path) -> None:
 
 def test_who_may_not_ask_is_told_so(tmp_path: Path) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
-        setattr(hub, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
+        setattr(hub.audience, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
         peer = await connect()
         assert (await peer.get())["error"]["class"] == "Forbidden"
         assert await peer.reader.read() == b""
-        assert hub.clients == set()
+        assert len(hub.audience) == 0
 
     play(tmp_path / "s", scenario)
 
@@ -361,10 +362,10 @@ def test_silence_and_half_a_request_end(tmp_path: Path) -> None:
         half.writer.write(b'{"op":')
         await tailing.ask('{"op":"tail"}')
         now = time.monotonic()
-        for client in tuple(hub.clients):
+        for client in hub.audience:
             client.check(now + 11)
         assert (await half.get())["error"]["class"] == "Timeout"
-        for client in tuple(hub.clients):
+        for client in hub.audience:
             client.check(now + 301)
         assert (await silent.get())["error"]["class"] == "Timeout"
         hub.broadcast(line("READ", 1))
@@ -380,10 +381,10 @@ def test_a_client_that_never_reads_is_cut_off_at_a_lines_end(tmp_path: Path) -> 
         await peer.ask('{"op":"tail"}')
         for number in range(2000):
             hub.broadcast(line("READ", number, size=1000))
-        (client,) = hub.clients
+        (client,) = hub.audience
         hub.check()
         client.check(time.monotonic() + 29)
-        assert hub.clients == {client}
+        assert tuple(hub.audience) == (client,)
         client.check(time.monotonic() + 31)
         rows = [json.loads(row) for row in (await peer.reader.read()).splitlines()]
         assert rows[-1]["error"]["class"] == "TooSlow"
@@ -426,7 +427,7 @@ def test_who_reads_slowly_and_steadily_is_not_cut_off(tmp_path: Path) -> None:
         hub.broadcast(batch(*(("READ", number, 900) for number in range(1000))))
         for _ in range(4):
             hub.broadcast(batch(*(("READ", number, 900) for number in range(1000))))
-        now, (client,) = time.monotonic(), hub.clients
+        now, (client,) = time.monotonic(), hub.audience
         for second in range(120):
             await peer.reader.readexactly(10_000)
             await asyncio.sleep(0)
@@ -439,14 +440,15 @@ def test_who_reads_slowly_and_steadily_is_not_cut_off(tmp_path: Path) -> None:
 
 def test_root_gets_in_whoever_else_is_there(tmp_path: Path) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
-        real, uids = hub.rights, iter([*[1000] * 6, *[1001] * 6, *[1002] * 6, *[1003] * 6, 0, 0])
+        real = hub.audience.rights
+        uids = iter([*[1000] * 6, *[1001] * 6, *[1002] * 6, *[1003] * 6, 0, 0])
 
         def rights(peer: Any) -> Rights:
             object.__setattr__(peer, "uid", next(uids))
             real(peer)
             return Rights(ask=True, content=False, control=peer.uid == 0)
 
-        setattr(hub, "rights", rights)  # noqa: B010
+        setattr(hub.audience, "rights", rights)  # noqa: B010
         greeted = [("qmond" in await (await connect()).get()) for _ in range(26)]
         assert greeted[:6] == [True] * 4 + [False] * 2, "a quarter for one user"
         assert sum(greeted[:24]) == 14, "and places that are root's"
@@ -483,12 +485,12 @@ def test_rights_that_are_gone_are_gone_at_once(tmp_path: Path) -> None:
         hub.broadcast(numbered(1, 1))
         assert (await plain.get())["buf"] == "secret"
         assert (await filtered.get())["buf"] == "secret"
-        setattr(hub, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
+        setattr(hub.audience, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
         hub.configure(hub.settings)
         hub.broadcast(numbered(2, 2))
         assert "buf" not in await plain.get()
         assert "what you may see has changed" in (await filtered.get())["end"]["reason"]
-        setattr(hub, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
+        setattr(hub.audience, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
         hub.configure(hub.settings)
         for peer in (plain, filtered):
             assert (await peer.get())["error"]["class"] == "Forbidden"
@@ -512,7 +514,7 @@ def test_readers_share_a_fork_server_that_ends_when_it_is_not_needed(
             for peer in peers:
                 await peer.get()
                 assert await peer.ask('{"op":"tail","args":{"where":"pid == 1"}}') == {"ok": {}}
-            process = hub.fork_server._process
+            process = hub.readers.fork_server._process
             assert process is not None
             assert len(children(process.pid)) == 3
             hub.check()
@@ -540,7 +542,7 @@ def test_readers_end_with_their_fork_server(tmp_path: Path) -> None:
         await peer.get()
         request = '{"op":"tail","args":{"where":"pid == 1"}}'
         assert await peer.ask(request) == {"ok": {}}
-        process = hub.fork_server._process
+        process = hub.readers.fork_server._process
         assert process is not None
         reader = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
         process.kill()
