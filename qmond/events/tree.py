@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Tree"]
+__all__ = ["NEEDED", "Tree"]
+
+NEEDED: Final = frozenset({"TRACK_FORK", "TRACK_ADOPT", "EXIT"})
+"""The events that tell who is a member."""
 
 
 class Tree:
@@ -23,7 +26,7 @@ class Tree:
     def follow(self, name: str, event: Mapping[str, Any], pids: Iterable[int]) -> bool:
         """Grow and shrink by a line; says whether one of the processes it is about is a member.
 
-        It must be given all lines of TRACK_FORK, TRACK_ADOPT and EXIT, in their order.
+        It must be given all lines of the events that are `NEEDED`, in their order.
         """
         if name == "TRACK_FORK":
             self._place(event["child"], {event["parent"]})

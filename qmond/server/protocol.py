@@ -17,6 +17,7 @@ import orjson
 
 from qmond.errors import ProtocolError, RequestError
 from qmond.events.table import COMMON, NAMES, NUMBER, PUBLIC, STREAM_ONLY
+from qmond.events.tree import NEEDED
 from qmond.units import parse_seconds
 
 __all__ = [
@@ -172,8 +173,9 @@ def parse_selection(args: dict[str, Any], configured: int, now: float) -> Select
     selection = Selection(mask=_mask(events, configured), **values)
     if not selection.follow and not selection.of_the_past:
         raise RequestError("BadArgument", f"follow: false needs one of {', '.join(_STARTS)}")
-    if selection.tree is not None and _FOLLOWED & ~configured:
-        names = ", ".join(name for name in NAMES if _FOLLOWED & ~configured & 1 << NUMBER[name])
+    off = [name for name in NAMES if name in NEEDED and not configured >> NUMBER[name] & 1]
+    if selection.tree is not None and off:
+        names = ", ".join(off)
         raise RequestError("BadArgument", f"tree: {names} are switched off in the daemon's config")
     return selection
 
@@ -285,8 +287,6 @@ _ARGUMENTS: Final[dict[str, Callable[[Any], Any]]] = {
     "follow": _truth,
 }
 _STARTS: Final = ("from_seq", "since", "last")
-_FOLLOWED: Final = sum(1 << NUMBER[name] for name in ("TRACK_FORK", "TRACK_ADOPT", "EXIT"))
-"""What a tree is known by."""
 
 
 # ---- what the daemon says ----------------------------------------------------------------------

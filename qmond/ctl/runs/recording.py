@@ -18,6 +18,7 @@ from qmond.ctl.runs.digest import Digest
 from qmond.ctl.runs.family import Family
 from qmond.errors import QmondError
 from qmond.escape import json_bytes
+from qmond.events.tree import NEEDED
 
 __all__ = ["Recording"]
 
@@ -25,7 +26,6 @@ _PATIENCE: Final = 60
 """Seconds without any line, while there are more: a reader that lags looks through the log."""
 _MORE_TIME: Final = 60
 """Seconds for the daemon to get through what it has seen."""
-_NEEDED: Final = frozenset({"TRACK_ADOPT", "TRACK_FORK", "EXIT"})
 _NOBODYS: Final = frozenset({"START", "END", "CLOCK", "DROPPED", "GAP"})
 _LOSSES: Final = frozenset({"LOST", "SUPPRESSED", "DROPPED", "GAP"})
 _REASONS_MAX: Final = 100
@@ -74,7 +74,7 @@ class Recording:
             raise QmondError(f"unknown: {', '.join(unknown)}", hint=f"there are {names}")
         wanted = (events or frozenset(self._known)) - _NOBODYS
         there = frozenset(self._config["events"])
-        if off := sorted(_NEEDED - there):
+        if off := sorted(NEEDED - there):
             raise QmondError(
                 f"the daemon's configuration switches {', '.join(off)} off: "
                 "whose an event is cannot be told without",
@@ -144,7 +144,7 @@ class Recording:
             self._miss(f"DROPPED: {event['count']} lines, as this program was too slow")
         else:
             others = name == "SUPPRESSED" and event["pid"] not in {-1, *self.digest.pids}
-            lost = {key: n for key, n in event["by_event"].items() if key in self._wanted | _NEEDED}
+            lost = {key: n for key, n in event["by_event"].items() if key in self._wanted | NEEDED}
             if lost and not others:
                 where = (
                     f"at the {event['stage']}, of all processes" if name == "LOST" else "by limits"
