@@ -47,6 +47,8 @@ __all__ = ["Front", "main"]
 
 _log = logging.getLogger(__name__)
 
+_BEAT: Final = 3
+"""Seconds until the core is told again what has not changed."""
 _EXPENDABLE: Final = "250"
 """Where memory is short, it goes before the core, and after its readers: oom_score_adj, proc(5)."""
 _DESCRIPTORS: Final = 5
@@ -162,16 +164,19 @@ class Front:
                 self._oldest, self._oldest_in = found, end
 
     async def keep_house_forever(self) -> None:
-        """Tell the core each second how it is here, and look after the clients."""
+        """Look after the clients once a second, and tell the core how many there are."""
+        audience, sent, sent_at = self.hub.audience, None, 0.0
         while True:
             wanted = self.hub.follows or self._wanted > 0
             self._follows = self._follows and wanted
-            audience = self.hub.audience
-            self._core.send(beat(Beat(len(audience), audience.dropped, wanted)))
+            now, news = time.monotonic(), Beat(len(audience), audience.dropped, wanted)
+            if news != sent or now - sent_at > _BEAT:
+                self._core.send(beat(news))
+                sent, sent_at = news, now
             self.hub.check()
             flush()
             await self.look_at_log()
-            await asyncio.sleep(1)
+            await asyncio.sleep(1 - time.monotonic() % 1)  # as the core does: both wake at once
 
     async def pump_forever(self, wake: int) -> None:
         """Pump whenever the core says that there is something; others have their turns between."""
