@@ -1,15 +1,19 @@
 """The user that the front runs as: one of its own, without any privilege.
 
 The front talks to untrusted clients. So its user must have no rights over the core or any other
-service, and may only read the log's files. If there is no user `qmond-front`, a user number is
-taken that distributions leave unused (https://systemd.io/UIDS-GIDS).
+service, and may only read the log's files. The service has the user `qmond-front`. A daemon that
+root starts by hand takes a number that distributions leave unused (https://systemd.io/UIDS-GIDS).
+It depends on the log's directory, which one daemon at a time can have: when a front is replaced,
+all processes of its user are killed.
 """
 
 from __future__ import annotations
 
+import os
 import pwd
 from dataclasses import dataclass
 from typing import Final
+from zlib import crc32
 
 from qmond.config.keys import Config
 from qmond.privileges import is_permitted
@@ -18,7 +22,7 @@ from qmond.server.access import group_id
 __all__ = ["Identity", "front_identity", "log_group"]
 
 _USER: Final = "qmond-front"
-_UNUSED: Final = 60999
+_UNUSED: Final = range(60578, 61184)
 _NEEDED: Final = (6, 7)  # CAP_SETGID, CAP_SETUID: include/uapi/linux/capability.h
 
 
@@ -50,12 +54,13 @@ def front_identity(config: Config) -> Identity | None:
     """Return the user that the front runs as; None if this process may not change users."""
     if not is_permitted(*_NEEDED):
         return None
+    number = _UNUSED[crc32(os.fsencode(config.log.dir)) % len(_UNUSED)]
     try:
-        uid = pwd.getpwnam(_USER).pw_uid
+        uid = pwd.getpwnam(_USER).pw_uid if os.geteuid() != 0 else number
     except KeyError:
-        uid = _UNUSED
+        uid = number
     gid = group_id(config.log.group)
-    return Identity(uid, _UNUSED if gid is None else gid)
+    return Identity(uid, number if gid is None else gid)
 
 
 def log_group(config: Config) -> int | None:

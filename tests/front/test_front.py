@@ -236,6 +236,9 @@ def test_the_front_is_a_user_that_nobody_has() -> None:
     assert identity is not None
     assert identity.uid not in {0, 65534}
     assert log_group(Config()) == identity.gid
+    elsewhere = front_identity(parse_config("log: {dir: /var/log/another}", "x"))
+    assert elsewhere
+    assert elsewhere.uid != identity.uid, "or the one could kill the other's"
     other = parse_config("log: {group: audio}", "x")
     assert front_identity(other) == Identity(identity.uid, 29)
 
