@@ -1,1 +1,1 @@
-"""The process that looks at other processes and their files, so that the daemon need not wait."""
+"""The looker: a process that reads other processes and their files, so that the core need not."""

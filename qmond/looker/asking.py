@@ -1,9 +1,9 @@
-"""The daemon's side of the lookers: it asks, waits for no one, and replaces what does not answer.
+"""The daemon's side of the lookers: ask with a deadline, and replace a looker that does not answer.
 
-A guest can hold a looker for ever: with a page of its memory on a file system of its own, whose
-server does not answer. The looker is killed then; where even that does not end it, it is left
-behind until it ends. There are at most `_LEFT_MOST` of those: then nobody's memory and files are
-looked at any more, and what the kernel's records bring must do.
+A guest can block a looker for ever, for example with memory on a FUSE file system whose server does
+not answer. Such a looker is killed. If it does not end even then, it is left behind, and another
+one is started. With `_LEFT_MOST` lookers left behind, no memory and no files are read any more. The
+daemon then knows only what the kernel's records have.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ __all__ = ["GoneError", "Lookers"]
 _log = logging.getLogger(__name__)
 
 _DEADLINE: Final = 2.0
-"""Seconds for an answer to a question about one process."""
+"""Seconds for the answer to a question about one process."""
 _SCAN_DEADLINE: Final = 12.0
 _SCAN_MOST: Final = 1 << 18
 _LEFT_MOST: Final = 4
 _IDLE: Final = 15.0
-"""Seconds after which a looker ends that nobody asks: it has 10 MB."""
+"""Seconds without a question until a looker is ended: it takes 10 MB."""
 _BACK_OFF: Final = (0.0, 0.1, 0.5, 2.0, 10.0)
-"""Seconds until a looker is started again that failed so often in a row."""
+"""Seconds until the next start, by the number of failures in a row."""
 
 
 class GoneError(Exception):
-    """There is no such process any more."""
+    """The process has ended."""
 
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """What is asked about which process, and of which user where that is known."""
+    """A question about a process, with its user if that is known."""
 
     pid: int
     uid: int | None
@@ -66,10 +66,10 @@ class _Question:
 
 
 class Lookers:
-    """One looker at a time, and those that were left behind.
+    """The current looker, and those that were left behind.
 
-    Every answer may be None: unknown. `root` is the host's procfs; `program` the descriptor of the
-    program for allocation probes, or -1 where none are put in; `command` starts a looker.
+    Every answer may be None: unknown. `root` is the host's procfs. `program` is the descriptor of
+    the program for allocation probes, or -1 without such probes. `command` starts a looker.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class Lookers:
         self._asked = asyncio.Event()
         self._child: Child | None = None
         self._failures = 0
-        self._not_before = 0.0
+        self._next_start = 0.0
         self._left: dict[Child, _Question] = {}
-        self._told = False
+        self._warned = False
         self._work: asyncio.Task[None] | None = None
 
     @property
     def left_behind(self) -> int:
-        """How many lookers were killed and have not ended."""
+        """The number of lookers that were killed, but have not ended."""
         return len(self._left)
 
     async def scan(self, prefixes: tuple[bytes, ...], excludes: tuple[bytes, ...]) -> list[Seen]:
-        """Return the processes that match by file name or comm, and their descendants."""
+        """Return the processes whose file name or comm matches, and their descendants."""
         request = {
             "what": "scan",
             "prefixes": [*map(text, prefixes)],
@@ -101,7 +101,7 @@ class Lookers:
         return found or []
 
     async def describe(self, pid: int, uid: int | None = None) -> Description | None:
-        """Return what a process is. Raises GoneError."""
+        """Return the description of a process, or None. Raises GoneError."""
         found = await self._ask(pid, uid, {"what": "describe", "pid": pid}, _describe, risky=True)
         if found is False:
             raise GoneError
@@ -110,9 +110,9 @@ class Lookers:
     async def probe(
         self, pid: int, uid: int, start: int, name: str
     ) -> tuple[str, list[int]] | None:
-        """Put allocation probes into a process; returns a word of OUTCOMES and the links.
+        """Attach allocation probes to a process; returns one of OUTCOMES and the links, or None.
 
-        `start` is in clock ticks, `name` that of the file it executes.
+        `start` is in clock ticks. `name` is the name of the file that the process executes.
         """
         request = {"what": "probe", "pid": pid, "start": start, "name": name}
         if self._is_spared(pid, uid):
@@ -120,7 +120,7 @@ class Lookers:
         return await self._ask(pid, uid, request, _probe, risky=True)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """End the looker; who still waits is answered: unknown."""
+        """End the looker; open questions are answered with None."""
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
@@ -135,14 +135,14 @@ class Lookers:
         self._left.clear()
 
     async def _end(self) -> None:
-        """End the looker that answers nothing now."""
+        """End the current looker, which has no open question."""
         if self._child is not None:
             self._child.kill()
             if not await self._child.has_ended():
                 self._child.leave()
             self._child = None
 
-    # ---- one question after the other ----------------------------------------------------------
+    # ---- one question at a time ----------------------------------------------------------------
 
     async def _ask(
         self,
@@ -191,23 +191,23 @@ class Lookers:
         except TimeoutError:
             await self._abandon(question)
         except (CrashError, OSError, ValueError) as error:
-            _log.warning("a looker is replaced: %s", error)
+            _log.warning("a looker failed and is replaced: %s", error)
             await self._abandon(question)
             self._failures += 1
             pause = _BACK_OFF[min(self._failures, len(_BACK_OFF) - 1)]
-            self._not_before = time.monotonic() + pause
+            self._next_start = time.monotonic() + pause
         else:
             self._failures = 0
             return found
         return Description(question.outline, None) if question.outline else None
 
     async def _start(self) -> None:
-        await asyncio.sleep(self._not_before - time.monotonic())
+        await asyncio.sleep(self._next_start - time.monotonic())
         self._child = Child(self._root, self._program, self._command)
         await self._child.greet()
 
     async def _abandon(self, question: _Question) -> None:
-        """Kill the looker, and leave it behind if it does not end."""
+        """Kill the current looker, and leave it behind if it does not end."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -215,23 +215,23 @@ class Lookers:
         if await child.has_ended():
             return
         self._left[child] = question
-        asyncio.get_running_loop().add_reader(child.pidfd, self._bury, child)
-        if not self._told:
-            self._told = True
+        asyncio.get_running_loop().add_reader(child.pidfd, self._clean_up, child)
+        if not self._warned:
+            self._warned = True
             _log.warning(
-                "process %d keeps whoever looks at it from ending: its memory or its files are on "
-                "a file system that does not answer",
+                "process %d blocks the looker that reads it: its memory or its files are on a file "
+                "system that does not answer",
                 question.pid,
             )
 
-    def _bury(self, child: Child) -> None:
+    def _clean_up(self, child: Child) -> None:
         del self._left[child]
         asyncio.get_running_loop().remove_reader(child.pidfd)
-        child.bury()
-        self._told = bool(self._left)
+        child.reap()
+        self._warned = bool(self._left)
 
     def _spared_users(self) -> list[int]:
-        """Return for whose processes no risk is taken now: root's are not one another's fault."""
+        """Return the users whose processes block lookers, and are not read now; never root."""
         return [uid for question in self._left.values() if (uid := _user(question))]
 
     def _is_spared(self, pid: int, uid: int | None) -> bool:
@@ -261,7 +261,7 @@ async def _scan(child: Child, _: _Question) -> list[Seen]:
 
 
 async def _describe(child: Child, question: _Question) -> Description | bool | None:
-    """Return a description, None where it may not be had, False where there is no such process."""
+    """Return a description, None if it is not accessible, or False if the process has ended."""
     message, links = await child.receive(_DEADLINE)
     close(links)
     if message in ({"gone": True}, {"gone": False}):

@@ -1,4 +1,4 @@
-"""One looker as the daemon has it: its process, and the socket to it."""
+"""One looker, from the daemon's side: its process, and the socket to it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from qmond.looker.requests import LINKS_MAX, MESSAGE_MAX, load
 __all__ = ["COMMAND", "Child", "CrashError", "close"]
 
 COMMAND: Final = (sys.executable, "-P", "-m", "qmond.looker.process")
-"""What starts a looker."""
+"""The command that starts a looker."""
 _START: Final = 30.0
-"""Seconds that a new process may take until it says that it is there."""
+"""Seconds for a new process to report that it is ready."""
 _END: Final = 0.5
-"""Seconds after SIGKILL in which a process ends that is not held."""
+"""Seconds after SIGKILL in which a process ends, unless it is blocked."""
 
 
 class CrashError(Exception):
-    """The process has ended by itself."""
+    """The looker has ended by itself."""
 
 
 class Child:
     """A looker; `program` is the descriptor of the program for allocation probes, or -1."""
 
     def __init__(self, root: Path, program: int, command: tuple[str, ...]) -> None:
-        """Start it. Raises OSError."""
+        """Start the process. Raises OSError."""
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -51,15 +51,15 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process' ID."""
+        """The process ID."""
         return self._process.pid
 
     async def greet(self) -> None:
-        """Wait until it is there. Raises CrashError, ValueError, TimeoutError."""
+        """Wait until it is ready. Raises CrashError, ValueError, TimeoutError."""
         await self.receive(_START)
 
     def send(self, request: dict[str, Any]) -> None:
-        """Ask. Raises CrashError."""
+        """Send a request. Raises CrashError."""
         try:
             self._channel.send(orjson.dumps(request))
         except OSError as error:
@@ -84,7 +84,7 @@ class Child:
             raise CrashError(str(error)) from error
         problem: Exception | None = None
         if not data:
-            problem = CrashError("it has hung up")
+            problem = CrashError("it hung up")
         elif said & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             problem = ValueError("a message is too long")
         try:
@@ -96,12 +96,12 @@ class Child:
             raise
 
     def kill(self) -> None:
-        """End it by SIGKILL, and talk to it no more."""
+        """Send SIGKILL, and close the socket."""
         self._channel.close()
         self._process.kill()
 
     async def has_ended(self) -> bool:
-        """Whether it is gone by a moment after it was killed."""
+        """Wait a moment after `kill`; returns whether the process has ended, and cleans up then."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self.pidfd, ended.set)
         try:
@@ -111,25 +111,25 @@ class Child:
             return False
         finally:
             loop.remove_reader(self.pidfd)
-        self.bury()
+        self.reap()
         return True
 
-    def bury(self) -> None:
-        """Give back what is left of it, once it has ended."""
+    def reap(self) -> None:
+        """Reap the process, which has ended, and close its descriptor."""
         os.close(self.pidfd)
         self._process.wait()
 
     def leave(self) -> None:
-        """Give back what there is of it here, though it has not ended."""
+        """Close the descriptor of a process that may not have ended."""
         ended = select.select([self.pidfd], [], [], 0)[0]
         os.close(self.pidfd)
         if ended:
             self._process.wait()
         else:
-            self._process.returncode = -1  # nobody waits for it any more
+            self._process.returncode = -1  # so that Popen does not wait for it
 
 
 def close(links: list[int]) -> None:
-    """Close descriptors that nobody wants."""
+    """Close descriptors that are not needed."""
     for link in links:
         os.close(link)

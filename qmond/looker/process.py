@@ -1,10 +1,11 @@
-"""A looker: a process that answers one question at a time, and that nobody has to wait for.
+"""The looker's process: it answers one question at a time, and the daemon can kill it at any time.
 
-It reads procfs, the memory and the files of processes that anybody may have started. What they
-make of that costs this process, which the daemon kills and replaces.
+It reads procfs, and the memory and files of any process. If one of them is hostile, it harms only
+this process, and the daemon replaces it.
 
-`python -m qmond.looker.process CHANNEL PROCFS PROGRAM PARENT`: the descriptors of a socket and of
-the program for allocation probes (-1: it does none), and the daemon's process ID.
+`python -m qmond.looker.process CHANNEL PROCFS PROGRAM PARENT`: the descriptor of a socket, the path
+of the host's procfs, the descriptor of the program for allocation probes (-1 for none), and the
+daemon's process ID.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ from qmond.privileges import die_with_parent
 __all__ = ["main"]
 
 _MEMORY: Final = 512 << 20
-"""Bytes of address space."""
+"""The limit of its address space, in bytes."""
 _EXPENDABLE: Final = "500"
-"""Where memory is short, a looker goes before the daemon and the guests: oom_score_adj, proc(5)."""
+"""oom_score_adj, see proc(5): when memory is short, a looker is killed before other processes."""
 _CPU: Final = {"scan": 10.0, "describe": 2.0, "probe": 2.0}
-"""Seconds of CPU time that an answer may take; SIGPROF ends the process then."""
+"""Seconds of CPU time for an answer; then SIGPROF ends the process."""
 
 
 def main() -> int:
-    """Answer until the daemon hangs up; returns the exit status."""
+    """Answer until the daemon closes the socket; returns the exit status."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     root, program, parent = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     die_with_parent()
     if os.getppid() != parent:
         return 1
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; it is the daemon's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: it is for the daemon
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.setpriority(os.PRIO_PROCESS, 0, 0)
     Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE, encoding="ascii")
@@ -105,10 +106,10 @@ def _probe(channel: socket.socket, request: dict[str, Any], program: int, root: 
     except OSError:
         outcome = "refused"
     socket.send_fds(channel, [orjson.dumps({"outcome": outcome})], links)
-    uprobes.close(links)  # they are the daemon's now
+    uprobes.close(links)  # the daemon has them now
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON can have
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, bytes):
         return requests.text(value)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""What a looker can be asked, and its answers, which are checked like a stranger's.
+"""The messages of a looker, and their checks: it reads hostile data, so it is not trusted.
 
-Each message is one JSON object. Bytes are in it as text of Latin-1, which loses none.
+Each message is one JSON object. Bytes are in it as Latin-1 text, which keeps every byte.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ __all__ = [
 ]
 
 MESSAGE_MAX: Final = 1 << 17
-"""Bytes of a message: the longest path and command line, each byte escaped."""
+"""Bytes of a message: enough for the longest path and command line, with each byte escaped."""
 PATH_MAX: Final = 4096
 ROWS_MAX: Final = 256
-"""Processes in one message of a scan."""
+"""The most processes in one message of a scan."""
 RINGS_MAX: Final = 4096
-"""Descriptors of a process that are looked at for io_uring."""
+"""The most descriptors of a process that are checked for io_uring."""
 LINKS_MAX: Final = 8
-"""Descriptors that come with a probe: a link and an event for each of four functions."""
+"""The most descriptors of a probe: a link and an event for each of four functions."""
 OUTCOMES: Final = ("counted", "none", "unsafe", "static", "refused")
-"""What becomes of a probe; `none`: there is no C library yet, or no process any more."""
+"""Outcomes of a probe; `none`: the process has no C library yet, or has ended."""
 
 _PID_MAX: Final = 1 << 22
 _UID_MAX: Final = (1 << 32) - 1
@@ -50,7 +50,7 @@ _TICKS_MAX: Final = 1 << 53
 
 
 class Seen(NamedTuple):
-    """A process that a scan has found; `start` in clock ticks since boot."""
+    """A process that a scan has found; `start` is in clock ticks since boot."""
 
     pid: int
     ppid: int
@@ -60,7 +60,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What can be known of a process without anything of its own; `start` in clock ticks."""
+    """What can be read of a process without its memory; `start` is in clock ticks since boot."""
 
     comm: bytes
     ppid: int
@@ -74,7 +74,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a process has in its own memory: its command line and the path that was executed."""
+    """What is in the memory of a process: its command line, and the path passed to execve."""
 
     argv: bytes
     filename: bytes | None
@@ -82,22 +82,22 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A process as it was found; without `words` where nobody can wait for them."""
+    """A process; `words` is None if its memory could not be read."""
 
     outline: Outline
     words: Words | None
 
 
 def text(data: bytes) -> str:
-    """Return bytes as they are in a message."""
+    """Return bytes as the text that is in a message."""
     return data.decode("latin-1")
 
 
 def load(data: bytes) -> dict[str, Any]:
-    """Return a message. Raises ValueError."""
+    """Parse a message. Raises ValueError."""
     message = orjson.loads(data)
     if not isinstance(message, dict):
-        raise ValueError("a message is an object")
+        raise ValueError("a message must be an object")
     return message
 
 
@@ -146,10 +146,10 @@ def parse_words(data: object) -> Words | None:
 
 
 def parse_outcome(message: Mapping[str, Any], links: int) -> str:
-    """Parse what became of a probe that so many links came with. Raises ValueError."""
+    """Parse the outcome of a probe that came with `links` descriptors. Raises ValueError."""
     (outcome,) = _members(message, ("outcome",))
     if outcome not in OUTCOMES or (outcome == "counted") != (links > 0):
-        raise ValueError("no outcome of a probe")
+        raise ValueError("not an outcome of a probe")
     return str(outcome)
 
 
@@ -161,23 +161,23 @@ def _parents(rows: object) -> Iterable[tuple[int, bytes]]:
 
 def _members(data: object, names: tuple[str, ...]) -> list[Any]:
     if not isinstance(data, dict) or set(data) != {*names}:
-        raise ValueError("an object with other members was expected")
+        raise ValueError("an object with the wrong members")
     return [data[name] for name in names]
 
 
 def _list(data: object, most: int, *, least: int = 0) -> list[Any]:
     if not isinstance(data, list) or not least <= len(data) <= most:
-        raise ValueError("a list of another length was expected")
+        raise ValueError("not a list, or of the wrong length")
     return data
 
 
 def _integer(value: object, most: int, *, least: int = 0) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise ValueError("a number in another range was expected")
+        raise ValueError("not a number, or out of range")
     return value
 
 
 def _bytes(value: object, most: int) -> bytes:
     if not isinstance(value, str) or len(value) > most:
-        raise ValueError("a shorter text was expected")
+        raise ValueError("not a text, or too long")
     return value.encode("latin-1")

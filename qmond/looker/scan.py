@@ -1,4 +1,4 @@
-"""Which processes are to be watched, and what one of them is: what procfs says."""
+"""Read procfs: find the processes to watch, and describe one of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["matches", "outline", "scan", "words"]
 
 _PROCESSES_MAX: Final = 1 << 18
 _SECONDS: Final = 10.0
-"""A scan ends by then with what it has found: who forks without end cannot keep it going."""
+"""The time limit of a scan: a process that forks without end cannot keep it going."""
 
 
 def matches(name: bytes, prefixes: tuple[bytes, ...], excludes: tuple[bytes, ...]) -> bool:
-    """Whether an executable's file name or comm is to be watched, as the kernel side decides it."""
+    """Whether a file name or comm is to be watched, by the same rule as the kernel side's."""
     return name.startswith(prefixes) and not name.startswith(excludes)
 
 
@@ -44,7 +44,7 @@ def scan(root: Path, prefixes: tuple[bytes, ...], excludes: tuple[bytes, ...]) -
         if _is_match(pid, stat, root, prefixes, excludes):
             found.append(pid)
     seen = set(found)
-    for pid in found:  # it grows
+    for pid in found:  # the list grows meanwhile
         below = [child for child in children[pid] if child not in seen]
         seen.update(below)
         found += below
@@ -57,7 +57,7 @@ def scan(root: Path, prefixes: tuple[bytes, ...], excludes: tuple[bytes, ...]) -
 
 
 def outline(pid: int, root: Path) -> Outline:
-    """Return what nothing of the process itself can delay. Raises OSError, ValueError."""
+    """Return what can be read without the process' memory. Raises OSError, ValueError."""
     stat = procfs.read_stat(pid, root)
     cgroup = procfs.read_cgroup(pid, root)
     return Outline(
@@ -73,9 +73,9 @@ def outline(pid: int, root: Path) -> Outline:
 
 
 def words(pid: int, root: Path) -> Words | None:
-    """Return what stands in the process' memory, whose pages may never come.
+    """Return what is in the process' memory. This may block for ever.
 
-    None where they cannot be read: a process may take such a page away.
+    Returns None if it cannot be read: a process can unmap such a page.
     """
     try:
         living = procfs.alive(pid, root)
@@ -92,7 +92,7 @@ def _rings(pid: int, root: Path) -> list[int]:
 
 
 def _parents(pid: int, root: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield a process and its ancestors, as far as they can be seen."""
+    """Yield a process and its ancestors, as far as they are visible."""
     for _ in range(PARENTS_MAX):
         try:
             stat = procfs.read_stat(pid, root)

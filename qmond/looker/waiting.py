@@ -1,4 +1,4 @@
-"""Questions that wait for a looker: bounded in number, and fair to the users they are about."""
+"""Questions that wait for a looker: limited in number, and taken from all users in turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Question = TypeVar("Question")
 
 
 class Waiting(Generic[Question]):
-    """One queue a user; each in turn gives its oldest question."""
+    """One queue per user. Each queue gives its oldest question in turn."""
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
@@ -24,9 +24,9 @@ class Waiting(Generic[Question]):
         return self._count
 
     def put(self, uid: int | None, question: Question) -> Question | None:
-        """Add a question about a user's process (None: nobody knows whose).
+        """Add a question about a process of a user, or None if the user is not known.
 
-        Returns the question that has no room any more: the last of who has most.
+        If there are too many, removes and returns the newest one of the user with the most.
         """
         self._queues.setdefault(uid, deque()).append(question)
         self._count += 1
@@ -36,12 +36,12 @@ class Waiting(Generic[Question]):
         return self._take(most, last=True)
 
     def take(self) -> Question:
-        """Return the next question. Raises IndexError where there is none."""
+        """Remove and return the next question. Raises IndexError if there is none."""
         if not self._queues:
-            raise IndexError("nobody waits")
+            raise IndexError("no question waits")
         uid = next(iter(self._queues))
         question = self._take(uid, last=False)
-        if uid in self._queues:  # its turn comes again behind the others'
+        if uid in self._queues:  # to the end of the line
             self._queues[uid] = self._queues.pop(uid)
         return question
 
