@@ -126,7 +126,7 @@ class Fronting:
 
     def configure(self, settings: FrontSettings) -> None:
         """Have this front, and each that comes after it, go by other settings."""
-        self._settings = orjson.dumps(settings.told())
+        self._settings = orjson.dumps(settings.to_json())
         self._send_settings()
 
     def _send_settings(self) -> None:

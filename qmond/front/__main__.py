@@ -1,9 +1,9 @@
 """The front: the process that talks to strangers. It serves the socket's clients, and the metrics.
 
 The core starts it, with descriptors and nothing else: `python -m qmond.front CONTROL HANDOVER WAKE
-LINES LOG`. It has no privilege, and no say over the core's time: lines come through memory that it
-can only read, what it asks is answered when the core has the time, and when it fails there is
-another.
+LINES LOG`. It has no privilege. It cannot take the core's time: lines come through memory that it
+can only read, and the core answers its questions when there is time. When a front fails, the core
+starts another.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from qmond.outputs.exporter import Exporter  # noqa: E402
 from qmond.privileges import die_with_parent, drop_all  # noqa: E402
 from qmond.server.broadcast import Frames  # noqa: E402
 from qmond.server.control import Beat, beat  # noqa: E402
-from qmond.server.feed import Joint  # noqa: E402
+from qmond.server.feed import LiveStart  # noqa: E402
 from qmond.server.hub import Hub  # noqa: E402
 from qmond.server.settings import FrontSettings  # noqa: E402
 from qmond.server.source import Log, Source  # noqa: E402
@@ -50,25 +50,28 @@ _log = logging.getLogger(__name__)
 _BEAT: Final = 3
 """Seconds until the core is told again what has not changed."""
 _EXPENDABLE: Final = "250"
-"""Where memory is short, it goes before the core, and after its readers: oom_score_adj, proc(5)."""
+"""Where memory is short, the front is killed before the core, and after its readers: proc(5)."""
 _DESCRIPTORS: Final = 5
 _PROCESSES: Final = 128
-"""Processes and threads of its user: the core needs some of the service's tasks, too."""
+"""Processes and threads of its user: the service's tasks must suffice for the core, too."""
 _MEMORY: Final = 2 << 30
 """Bytes of address space."""
 
 
 class Front:
-    """The parts of one front; the core's `settings` come before anything else."""
+    """The way of the lines from the core to the hub; `log` is the log's directory.
+
+    It follows the core's lines as long as anybody wants them.
+    """
 
     def __init__(self, core: Core, frames: Frames, settings: FrontSettings, log: int) -> None:
         self._core = core
         self._frames = frames
         self._log = log
-        self._seq, self._end = 0, Position(0, 0, 0)
+        self._seq, self._end = 0, Position(0, 0, 0)  # of the next line, and of the log before it
         self._follows = False
-        self._following = asyncio.Lock()
-        self._wanted = 0  # by those who wait for it
+        self._follow_lock = asyncio.Lock()
+        self._waiting = 0  # how many wait for it to follow
         self._oldest: int | None = None
         self._oldest_in = Position(0, 0, 0)
         self._operations = operations(core, self._connected)
@@ -84,51 +87,53 @@ class Front:
 
     # ---- lines ---------------------------------------------------------------------------------
 
-    def pump(self) -> bool:
-        """Give the clients what came together; says whether there was anything."""
+    def forward_frame(self) -> bool:
+        """Hand the next frame to the hub; says whether there was one."""
         if not self._follows:
             return False
         try:
             frame = self._frames.take()
         except OverflowError:
-            self._go_on(*self._frames.skip()[1:])
+            self._go_on_at(*self._frames.skip()[1:])
             return True
         if frame is None:
             return False
-        self._go_on(frame.first, frame.before)
+        self._go_on_at(frame.first, frame.before)
         self.hub.broadcast(frame)
         self._seq, self._end = frame.seq, frame.end
         return True
 
-    def _go_on(self, seq: int, end: Position) -> None:
-        """Tell of the lines before a number that did not come."""
+    def _go_on_at(self, seq: int, end: Position) -> None:
+        """Go on with the line of a number; the hub is told of those before it that did not come."""
         if seq > self._seq:
             self.hub.miss(self._seq, seq - 1)
         self._seq, self._end = seq, end
 
-    async def _follow(self) -> Joint:
-        """Have lines come, and all that already has come behind us; returns where that is."""
-        self._wanted += 1
+    async def _follow(self) -> LiveStart:
+        """Begin to follow, and forward all that has come; returns where the next lines begin."""
+        self._waiting += 1
         try:
-            async with self._following:
+            async with self._follow_lock:
                 if not self._follows:
                     await self._core.ask("follow")
                     _, self._seq, self._end = self._frames.skip()
                     self._follows = True
         finally:
-            self._wanted -= 1
-        while self.pump():
+            self._waiting -= 1
+        while self.forward_frame():
             pass
-        return Joint(self._seq, self._end)
+        return LiveStart(self._seq, self._end)
 
-    async def _tree(self, pid: int) -> Joint:
-        told = orjson.loads((await self._core.ask("tree", {"pid": pid})).text)
-        while self.pump():  # what came before the answer is of the past, which the log has
+    async def _tree(self, pid: int) -> LiveStart:
+        """Return where the next lines begin, and the descendants of a process at that moment."""
+        answer = orjson.loads((await self._core.ask("tree", {"pid": pid})).text)
+        while self.forward_frame():  # lines from before the answer: a reader has them from the log
             pass
-        return Joint(told["seq"], Position(*told["end"]), tuple(told["members"]))
+        members = tuple(answer["members"])
+        return LiveStart(answer["seq"], Position(*answer["end"]), members)
 
     def _dropped(self, count: int) -> bytes:
-        """Return the line that tells of lines that a client did not get."""
+        """Return the DROPPED line of so many lines that a client did not get."""
         settings, now = self.hub.settings, time.monotonic_ns()
         moment = divmod(max(0, now // 1000 - settings.epoch_us), 1_000_000)
         more = b""
@@ -136,10 +141,10 @@ class Front:
             more = b',"time":"%b","seq":%d' % (Anchor(wall_offset()).utc(now), self._seq)
         return b'{"ts":%d.%06d,"event":"DROPPED","count":%d%b}\n' % (*moment, count, more)
 
-    # ---- what it says of itself ----------------------------------------------------------------
+    # ---- what clients are told of it -----------------------------------------------------------
 
     def _about(self) -> dict[str, Any]:
-        """Return what a greeting says: who this is, what it can do, which lines there are."""
+        """Return the greeting's content: version, operations, and which lines there are."""
         settings = self.hub.settings
         return {
             "version": settings.version,
@@ -152,8 +157,8 @@ class Front:
     def _connected(self) -> list[dict[str, Any]]:
         return [connection.describe() for connection in self.hub.audience]
 
-    async def look_at_log(self) -> None:
-        """See which line of this boot is the oldest in the log: files go as others come."""
+    async def find_oldest(self) -> None:
+        """Find the oldest line of this boot in the log, again whenever a new file was begun."""
         end = self._frames.state().end
         if self._oldest is None or end.inode != self._oldest_in.inode:
             try:
@@ -163,11 +168,11 @@ class Front:
             else:
                 self._oldest, self._oldest_in = found, end
 
-    async def keep_house_forever(self) -> None:
-        """Look after the clients once a second, and tell the core how many there are."""
+    async def check_forever(self) -> None:
+        """Look after the clients once a second, and send the core this front's figures."""
         audience, sent, sent_at = self.hub.audience, None, 0.0
         while True:
-            wanted = self.hub.follows or self._wanted > 0
+            wanted = self.hub.follows or self._waiting > 0
             self._follows = self._follows and wanted
             now, news = time.monotonic(), Beat(len(audience), audience.dropped, wanted)
             if news != sent or now - sent_at > _BEAT:
@@ -175,11 +180,11 @@ class Front:
                 sent, sent_at = news, now
             self.hub.check()
             flush()
-            await self.look_at_log()
+            await self.find_oldest()
             await asyncio.sleep(1 - time.monotonic() % 1)  # as the core does: both wake at once
 
-    async def pump_forever(self, wake: int) -> None:
-        """Pump whenever the core says that there is something; others have their turns between."""
+    async def forward_forever(self, wake: int) -> None:
+        """Forward frames whenever the core writes to `wake`; other tasks have turns between."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(wake, ready.set)
         while True:
@@ -187,7 +192,7 @@ class Front:
             ready.clear()
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 1 << 16)
-            while self.pump():
+            while self.forward_frame():
                 await asyncio.sleep(0)
 
 
@@ -196,17 +201,17 @@ def _oldest(directory: Path) -> int | None:
         return history.oldest()
 
 
-class Handed:
-    """The sockets to serve on, as the core hands them over."""
+class Listeners:
+    """The sockets to serve on, by their names, as the core hands them over."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._channel.setblocking(False)  # noqa: FBT003 - its own signature
-        self._known: dict[str, asyncio.Future[socket.socket]] = {}
+        self._named: dict[str, asyncio.Future[socket.socket]] = {}
         asyncio.get_running_loop().add_reader(channel, self._take)
 
     def __getitem__(self, name: str) -> asyncio.Future[socket.socket]:
-        return self._known.setdefault(name, asyncio.get_running_loop().create_future())
+        return self._named.setdefault(name, asyncio.get_running_loop().create_future())
 
     def _take(self) -> None:
         with contextlib.suppress(OSError):
@@ -223,38 +228,38 @@ class Handed:
 
 
 async def _serve(control: int, handover: int, wake: int, lines: int, log: int) -> None:
-    """Serve until the core says that it is the end, or has gone."""
+    """Serve until the core has finished, or has gone."""
     core = Core()
     loop = asyncio.get_running_loop()
-    handed = Handed(socket.socket(fileno=handover))
+    listeners = Listeners(socket.socket(fileno=handover))
     await loop.create_unix_connection(lambda: core, sock=socket.socket(fileno=control))
     try:
-        settings = FrontSettings.of(orjson.loads(await core.first_settings()))
+        settings = FrontSettings.from_json(orjson.loads(await core.first_settings()))
     except ProtocolError:
         return
     front = Front(core, Frames(lines), settings, log)
-    core.configure = lambda told: front.hub.configure(FrontSettings.of(orjson.loads(told)))
-    await front.look_at_log()
+    core.configure = lambda text: front.hub.configure(FrontSettings.from_json(orjson.loads(text)))
+    await front.find_oldest()
 
-    async def scraped() -> bytes:
+    async def metrics() -> bytes:
         text: str = orjson.loads((await core.ask("metrics")).text)
         return text.encode()
 
     async def serve_clients() -> None:
-        await front.hub.listen(await handed["socket"])
+        await front.hub.listen(await listeners["socket"])
 
     async def serve_metrics() -> None:
-        await Exporter(scraped).serve_forever(await handed["metrics"])
+        await Exporter(metrics).serve_forever(await listeners["metrics"])
 
     async with asyncio.TaskGroup() as tasks:
         work = [
-            tasks.create_task(front.keep_house_forever()),
-            tasks.create_task(front.pump_forever(wake)),
+            tasks.create_task(front.check_forever()),
+            tasks.create_task(front.forward_forever(wake)),
             tasks.create_task(serve_clients()),
             tasks.create_task(serve_metrics()),
         ]
         if await core.ended():
-            while front.pump():
+            while front.forward_frame():
                 pass
             await front.hub.close()
         for task in work:
@@ -262,14 +267,14 @@ async def _serve(control: int, handover: int, wake: int, lines: int, log: int) -
 
 
 def main(arguments: list[str]) -> int:
-    """Serve with the descriptors that the core gave; returns the exit status."""
+    """Serve with the descriptors that the core has given; returns the exit status."""
     os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
     Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE, encoding="ascii")
     resource.setrlimit(resource.RLIMIT_NPROC, (_PROCESSES, _PROCESSES))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     drop_all()
     die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):  # the core says when it is the end
+    for number in (signal.SIGINT, signal.SIGTERM):  # the core decides when this process ends
         signal.signal(number, signal.SIG_IGN)
     set_up(os.environ.get("QMOND_LOG_LEVEL", "INFO").upper())
     given = [int(word) for word in arguments]

@@ -16,28 +16,28 @@ from qmond.server.protocol import ANSWER_MAX
 
 __all__ = ["operations"]
 
-_CHECKED: Final = 64
-"""Processes after which others have a turn."""
+_AT_ONCE: Final = 64
+"""Processes of a tree that are rendered before other tasks have a turn."""
 
 
 def operations(core: Core, connected: Callable[[], list[dict[str, Any]]]) -> dict[str, Operation]:
-    """Return what can be asked; `connected` describes the clients."""
-    grown: list[tuple[Answer, asyncio.Task[Answer]]] = []
+    """Return the operations by their names; `connected` describes the clients."""
+    last_tree: list[tuple[Answer, asyncio.Task[Answer]]] = []  # at most one, and what it is made of
 
     async def status(_args: Mapping[str, Any], peer: Peer, rights: Rights) -> Answer:
-        told, clients = await core.ask("status"), connected()
+        answer, clients = await core.ask("status"), connected()
         shown = [client for client in clients if rights.control or client["uid"] == peer.uid]
         more = b',"clients":%b,"connected":%d}' % (orjson.dumps(shown), len(clients))
-        return Answer(told.text[:-1] + more)
+        return Answer(answer.text[:-1] + more)
 
     async def ps(*_: object) -> Answer:
         return await core.ask("ps")
 
     async def tree(*_: object) -> Answer:
-        told = await core.ask("ps")
-        if not grown or grown[0][0] is not told:
-            grown[:] = [(told, asyncio.create_task(_grown(told)))]
-        return await asyncio.shield(grown[0][1])
+        processes = await core.ask("ps")
+        if not last_tree or last_tree[0][0] is not processes:
+            last_tree[:] = [(processes, asyncio.create_task(_as_tree(processes)))]
+        return await asyncio.shield(last_tree[0][1])
 
     async def events(*_: object) -> Answer:
         return Answer(orjson.dumps(table()))
@@ -46,11 +46,11 @@ def operations(core: Core, connected: Callable[[], list[dict[str, Any]]]) -> dic
         return await core.ask("config", {"all": rights.control})
 
     async def level(args: Mapping[str, Any], *_: object) -> Answer:
-        told = await core.ask("log-level", args)
+        answer = await core.ask("log-level", args)
         log_level(args)
-        return told
+        return answer
 
-    def plain(op: str) -> Handler:
+    def forwarded(op: str) -> Handler:
         return lambda args, _peer, _rights: core.ask(op, args)
 
     return {
@@ -60,21 +60,21 @@ def operations(core: Core, connected: Callable[[], list[dict[str, Any]]]) -> dic
         "events": Operation(events),
         "config": Operation(config),
         "log-level": Operation(level, ("level",), control=True),
-        "rotate": Operation(plain("rotate"), control=True),
-        "reload": Operation(plain("reload"), control=True),
+        "rotate": Operation(forwarded("rotate"), control=True),
+        "reload": Operation(forwarded("reload"), control=True),
     }
 
 
-async def _grown(told: Answer) -> Answer:
-    """Return a list of processes as a tree; other clients have a turn meanwhile."""
+async def _as_tree(processes: Answer) -> Answer:
+    """Return a list of processes as a tree; other tasks have turns meanwhile."""
     parts: list[bytes] = []
     size = 2
-    for at, root in enumerate(forest(orjson.loads(told.text))):
+    for at, root in enumerate(forest(orjson.loads(processes.text))):
         text = orjson.dumps(root)
         size += len(text) + 1
         if size > ANSWER_MAX:
             return Answer(b"[%b]" % b",".join(parts), truncated=True)
         parts.append(text)
-        if at % _CHECKED == 0:
+        if at % _AT_ONCE == 0:
             await asyncio.sleep(0)
-    return Answer(b"[%b]" % b",".join(parts), truncated=told.truncated)
+    return Answer(b"[%b]" % b",".join(parts), truncated=processes.truncated)

@@ -1,7 +1,7 @@
-"""The front's end of the control channel: it asks the core little and rarely, and once for all.
+"""The front's end of the control channel, by which it asks the core.
 
-What several clients ask at the same time is asked once; an answer serves all who ask within a tenth
-of a second. What comes too often waits here.
+The core is asked little and rarely. A question that several clients have is asked once, and its
+answer serves all who ask within a tenth of a second. Questions that are too many wait here.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from typing import Any, Final
 import orjson
 
 from qmond.errors import ProtocolError, RequestError
-from qmond.server.control import Question, question, told
+from qmond.server.control import Question, parse_core_message, question
 from qmond.server.operations import Answer
 from qmond.server.shares import Bucket
 
 __all__ = ["Core"]
 
 _RATE: Final = 9
-"""Requests a second, a little fewer than the core answers."""
-_FRESH: Final = 0.1
+"""Questions a second, a little fewer than the core answers."""
+_CACHED: Final = 0.1
 """Seconds that an answer serves all who ask."""
 _PATIENCE: Final = 20
 """Seconds that an answer may take."""
-_SHARED: Final = frozenset({"status", "ps", "config", "metrics"})
-"""What is the same for all who ask."""
+_CACHEABLE: Final = frozenset({"status", "ps", "config", "metrics"})
+"""The questions whose answer is the same for all who ask."""
 
 
 class Core(asyncio.Protocol):
-    """The core, as the front knows it."""
+    """The core, as the front knows it; `configure` is called with settings, in JSON."""
 
     def __init__(self) -> None:
-        self.configure: Callable[[bytes], object] = self._first
+        self.configure: Callable[[bytes], object] = self._take_first_settings
         loop = asyncio.get_running_loop()
         self._settings: asyncio.Future[bytes] = loop.create_future()
         self._ended: asyncio.Future[bool] = loop.create_future()
-        self._rest = b""
+        self._partial = b""  # a message that is not whole yet
         self._number = 0
         self._pace = Bucket(_RATE, _RATE)
-        self._turn = asyncio.Lock()
+        self._pacing = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._asked: dict[bytes, asyncio.Task[Answer]] = {}
+        self._cache: dict[bytes, asyncio.Task[Answer]] = {}
         self._transport: asyncio.Transport
 
     # ---- asyncio calls these -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of the way out."""
+        """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
         self._transport = transport
 
@@ -57,22 +57,22 @@ class Core(asyncio.Protocol):
         self._end(orderly=False)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the core says."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        """Take the core's messages."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
-            found = told(line)
-            if found.kind == "settings":
-                self.configure(found.text)
-            elif found.kind == "finish":
+            message = parse_core_message(line)
+            if message.kind == "settings":
+                self.configure(message.text)
+            elif message.kind == "finish":
                 self._end(orderly=True)
-            elif (waiting := self._waiting.pop(found.id, None)) and not waiting.done():
-                if found.kind == "error":
-                    error = orjson.loads(found.text)
+            elif (waiting := self._waiting.pop(message.id, None)) and not waiting.done():
+                if message.kind == "error":
+                    error = orjson.loads(message.text)
                     waiting.set_exception(RequestError(error["class"], error["message"]))
                 else:
-                    waiting.set_result(Answer(found.text, truncated=found.kind == "cut"))
+                    waiting.set_result(Answer(message.text, truncated=message.kind == "cut"))
 
-    def _first(self, text: bytes) -> None:
+    def _take_first_settings(self, text: bytes) -> None:
         if not self._settings.done():
             self._settings.set_result(text)
 
@@ -80,39 +80,39 @@ class Core(asyncio.Protocol):
         if not self._ended.done():
             self._ended.set_result(orderly)
 
-    # ---- what the front does -------------------------------------------------------------------
+    # ---- the front calls these -----------------------------------------------------------------
 
     async def first_settings(self) -> bytes:
-        """Return the settings that the core tells at first, in JSON. Raises ProtocolError."""
+        """Return the first settings, in JSON. Raises ProtocolError where the core has gone."""
         either: list[asyncio.Future[Any]] = [self._settings, self._ended]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not self._settings.done():
-            raise ProtocolError("the core ended before it said anything")
+            raise ProtocolError("the core ended before it sent any settings")
         return self._settings.result()
 
     async def ended(self) -> bool:
-        """Wait for the end; says whether the core wants clients to have what is theirs."""
+        """Wait for the core's end; says whether it is orderly: clients get all that is theirs."""
         return await self._ended
 
     def send(self, message: bytes) -> None:
-        """Tell the core something."""
+        """Send a message to the core."""
         if not self._transport.is_closing():
             self._transport.write(message)
 
     async def ask(self, op: str, args: Mapping[str, Any] | None = None) -> Answer:
         """Ask the core. Raises RequestError where it refuses, ProtocolError where it is silent."""
         key = orjson.dumps([op, args or {}])
-        if op not in _SHARED:
+        if op not in _CACHEABLE:
             return await self._ask(op, args or {})
-        asking = self._asked.get(key)
+        asking = self._cache.get(key)
         if asking is None:
             loop = asyncio.get_running_loop()
-            asking = self._asked[key] = loop.create_task(self._ask(op, args or {}))
-            asking.add_done_callback(lambda _: loop.call_later(_FRESH, self._asked.pop, key, None))
+            asking = self._cache[key] = loop.create_task(self._ask(op, args or {}))
+            asking.add_done_callback(lambda _: loop.call_later(_CACHED, self._cache.pop, key, None))
         return await asyncio.shield(asking)
 
     async def _ask(self, op: str, args: Mapping[str, Any]) -> Answer:
-        async with self._turn:
+        async with self._pacing:
             await asyncio.sleep(self._pace.wait(1))
             self._pace.spend(1)
         self._number += 1

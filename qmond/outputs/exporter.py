@@ -1,8 +1,7 @@
-"""How the figures get to whoever asks by HTTP on this host; it runs in the front.
+"""The exporter: it answers Prometheus' scrapes by HTTP, and runs in the front.
 
-The HTTP is as little as Prometheus needs: GET /metrics, one request a connection. Whoever comes
-may be hostile: connections, bytes and seconds are bounded, and beyond that the kernel lets
-others wait.
+It knows only as much HTTP as Prometheus needs: GET /metrics, one request a connection. Clients may
+be hostile, so connections, bytes and seconds are bounded. Further clients wait in the kernel.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ PLACES: Final = 8
 """Connections at once."""
 _PATIENCE: Final = 5
 """Seconds for a request and its answer."""
-_PACE: Final = 0.02
-"""Seconds that a place stays taken at least, so that asking in a loop leaves time for the ring."""
-_MOST: Final = 8 << 10
+_PAUSE: Final = 0.02
+"""Seconds that a place stays taken after an answer, so that a loop of scrapes costs little time."""
+_REQUEST_MAX: Final = 8 << 10
 """Bytes of a request."""
 _REQUEST: Final = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.[01]\r\n")
 
-Text = Callable[[], Awaitable[bytes]]
+Metrics = Callable[[], Awaitable[bytes]]
 
 
 class Exporter:
-    """Answers scrapes; `text` gives the figures."""
+    """Answers scrapes; `metrics` gives the text."""
 
-    def __init__(self, text: Text) -> None:
-        self._text = text
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._places = asyncio.Semaphore(PLACES)
 
     async def serve_forever(self, listener: socket.socket) -> None:
-        """Answer who connects, until cancelled."""
+        """Answer each client that connects, until cancelled."""
         listener.settimeout(0)
         async with asyncio.TaskGroup() as tasks:
             await self._accept_forever(listener, tasks)
@@ -52,9 +51,9 @@ class Exporter:
             await self._places.acquire()
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except OSError:  # it has gone already, or there are no descriptors left
+            except OSError:  # the client has gone already, or no descriptors are left
                 self._places.release()
-                await asyncio.sleep(_PACE)
+                await asyncio.sleep(_PAUSE)
                 continue
             tasks.create_task(self._serve(connection))
 
@@ -62,31 +61,33 @@ class Exporter:
         try:
             with contextlib.suppress(OSError, TimeoutError), connection:
                 async with asyncio.timeout(_PATIENCE):
-                    await self._converse(connection)
-            await asyncio.sleep(_PACE)
+                    await self._handle(connection)
+            await asyncio.sleep(_PAUSE)
         finally:
             self._places.release()
 
-    async def _converse(self, connection: socket.socket) -> None:
+    async def _handle(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         request = b""
-        while b"\r\n\r\n" not in request and len(request) <= _MOST:
-            received = await loop.sock_recv(connection, _MOST)
+        while b"\r\n\r\n" not in request and len(request) <= _REQUEST_MAX:
+            received = await loop.sock_recv(connection, _REQUEST_MAX)
             if not received:
                 return
             request += received
-        await loop.sock_sendall(connection, await respond(request, self._text))
-        # what is not read would make the kernel take back the answer
+        await loop.sock_sendall(connection, await respond(request, self._metrics))
+        # bytes that nobody reads would make the kernel reset the connection, and the answer be lost
         connection.shutdown(socket.SHUT_WR)
         for _ in range(16):
-            if not await loop.sock_recv(connection, _MOST):
+            if not await loop.sock_recv(connection, _REQUEST_MAX):
                 return
 
 
-async def respond(request: bytes, text: Text) -> bytes:
-    """Return the answer to a request, which is whole or has gone on for too long."""
+async def respond(request: bytes, metrics: Metrics) -> bytes:
+    """Return the answer to a request, which is whole or too long."""
     if b"\r\n\r\n" not in request:
-        return _answer("431 Request Header Fields Too Large", f"at most {_MOST} bytes\n".encode())
+        return _answer(
+            "431 Request Header Fields Too Large", f"at most {_REQUEST_MAX} bytes\n".encode()
+        )
     found = _REQUEST.match(request)
     if found is None:
         return _answer("400 Bad Request", f"expected GET {_PATH} HTTP/1.1\n".encode())
@@ -96,7 +97,7 @@ async def respond(request: bytes, text: Text) -> bytes:
     if method != "GET":
         return _answer("405 Method Not Allowed", b"expected GET\n", "Allow: GET\r\n")
     try:
-        return _answer("200 OK", await text())
+        return _answer("200 OK", await metrics())
     except (OSError, ProtocolError) as error:
         return _answer("500 Internal Server Error", f"no figures: {error}\n".encode())
 

@@ -1,6 +1,6 @@
-"""Prometheus' text format: families of samples in, what a scrape answers out.
+"""Prometheus' text format: it makes a scrape's answer from families of samples.
 
-The client library does this too, and brings TLS, an HTTP server and 6 MB of memory that stay.
+The client library does this too, but brings TLS, an HTTP server and 6 MB of memory that stay.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _HELP_ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
 Samples = dict[tuple[str, ...], float]
-"""Values by values of labels."""
+"""The samples' values, by the values of their labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric: its name, `counter` or `gauge`, what it says, its labels and values."""
+    """A metric: its name, kind (`counter` or `gauge`), help text, label names and samples."""
 
     name: str
     kind: str

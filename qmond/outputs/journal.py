@@ -1,4 +1,4 @@
-"""Chosen events in the system's journal, too: one message each, as many a second as may be."""
+"""Chosen events in the system's journal: one message an event, at most `journal.rate` a second."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _log = logging.getLogger(__name__)
 
 _INFO: Final = 6
 _FIELDS: Final = {
-    "QMOND_EVENT": ("event", "evt"),  # the statistics are called by the other
+    "QMOND_EVENT": ("event", "evt"),  # statistics have their name in the latter
     "QMOND_PID": ("pid", "parent"),
     "QMOND_SEQ": ("seq",),
 }
-"""A message's fields, and the keys of a line that they are taken from, the first that is there."""
+"""A message's fields. Each is taken from the first of these keys that the line has."""
 
 
 class Lines(Protocol):
@@ -42,33 +42,36 @@ class Forward:
         self.configure(config)
         self._journald = journald
         self._room = float(config.rate)
-        self._moment = time.monotonic()
-        self._held = 0
+        self._updated = time.monotonic()
+        self._held_back = 0  # events that were not sent
         self._failing = False
 
     def configure(self, config: Journal) -> None:
-        """Go by another configuration from here on."""
+        """Use another configuration from now on."""
         self._mask = sum(1 << NUMBER[name] for name in config.events)
         self._rate = config.rate
 
     def take(self, batch: Lines) -> None:
-        """Send what is chosen of a batch, as far as the rate allows."""
+        """Send the chosen lines of a batch, as far as the rate allows."""
         if not self._mask:
             return
         lines, count = batch.select(self._mask, None)
         if not count:
             return
         now = time.monotonic()
-        self._room = min(self._rate, self._room + (now - self._moment) * self._rate)
-        self._moment = now
+        self._room = min(self._rate, self._room + (now - self._updated) * self._rate)
+        self._updated = now
         chosen = lines.split(b"\n", int(self._room))[:-1]
         self._room -= len(chosen)
-        self._held += count - len(chosen)
+        self._held_back += count - len(chosen)
         for line in chosen:
             self._send(without_content(line + b"\n").rstrip(b"\n"))
 
     def tell(self) -> None:
-        """Send what had to wait, and say what the journal did not get; called once a second."""
+        """Send messages that had to wait, and log how many events the journal did not get.
+
+        It is called once a second.
+        """
         if not self._mask:
             return
         try:
@@ -76,15 +79,15 @@ class Forward:
         except OSError as error:
             self._fail(error)
         lost, self._journald.lost = self._journald.lost, 0
-        held, self._held = self._held, 0
-        if held or lost:
+        held_back, self._held_back = self._held_back, 0
+        if held_back or lost:
             _log.info(
                 "%d events are in the log and not in the journal: %d above journal.rate, "
                 "%d that journald did not take",
-                held + lost,
-                held,
+                held_back + lost,
+                held_back,
                 lost,
-                extra=about(MessageId.HELD_BACK, held_back=held, lost=lost),
+                extra=about(MessageId.HELD_BACK, held_back=held_back, lost=lost),
             )
 
     def _send(self, line: bytes) -> None:
@@ -105,13 +108,13 @@ class Forward:
                 ]
             )
         except OSError as error:
-            self._held += 1
+            self._held_back += 1
             self._fail(error)
         else:
             self._failing = False
 
     def close(self) -> None:
-        """Tell the rest."""
+        """Send and log the rest."""
         self.tell()
         self._journald.close()
 

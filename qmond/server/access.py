@@ -1,6 +1,7 @@
-"""Who may ask what: by the credentials that the kernel gives for the other end of a connection.
+"""Who may ask what, by the credentials that the kernel gives of a connection's other end.
 
-Root may all. Members of one group see events without captured content, those of another with it.
+Root may do everything. Members of one group see events without captured content, members of another
+group see them with it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = [
 
 _SO_PEERGROUPS: Final = 59  # include/uapi/asm-generic/socket.h
 _UCRED: Final = Struct("=iII")
-_MOST: Final = 1024  # bytes that Python's getsockopt takes
+_GROUPS_SIZE: Final = 1024  # bytes, the most that Python's getsockopt takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def rights_of(peer: Peer, group: int | None, payload_group: int | None) -> Rights:
-    """Return what a peer may, by the numbers of the two groups, if they exist."""
+    """Return what a peer may; None stands for a group that does not exist."""
     if peer.uid == 0:
         return Rights(ask=True, content=True, control=True)
     content = payload_group in peer.groups
@@ -81,7 +82,7 @@ def bind_unix(path: Path, group: int | None) -> socket.socket:
     """Return a socket at a path, for root and, if there is one, a group. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        mask = os.umask(0o177)  # root's alone from the first moment on
+        mask = os.umask(0o177)  # nobody but root can connect in between
         try:
             listener.bind(str(path))
         finally:
@@ -103,7 +104,7 @@ def admit(path: Path, group: int | None) -> None:
 
 
 class Lock:
-    """A file that says: the socket beside it is this process'. It is gone when it is closed."""
+    """A lock file beside a socket: the process that has it owns the socket."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises InUseError where another process has it, OSError."""
@@ -120,7 +121,7 @@ class Lock:
                 ) from error
             if self._is_ours():
                 return
-            os.close(self._fd)  # its last owner removed it between our two calls
+            os.close(self._fd)  # its last owner has removed it between the two calls
 
     def close(self) -> None:
         """Remove the file, then let go of it."""
@@ -135,7 +136,7 @@ class Lock:
 
 
 def is_dead(listener: socket.socket) -> bool:
-    """Whether somebody who had this socket, too, has shut it down: nobody can connect any more."""
+    """Whether somebody who shares this socket has shut it down: nobody can connect any more."""
     poll = select.poll()
     poll.register(listener, select.POLLRDHUP)
     return bool(poll.poll(0))
@@ -143,7 +144,7 @@ def is_dead(listener: socket.socket) -> bool:
 
 def _groups_of(connection: socket.socket, uid: int, gid: int) -> frozenset[int]:
     try:
-        found = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST)
+        found = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_SIZE)
         return frozenset(number for (number,) in iter_unpack("=I", found))
     except OSError:  # more groups than there is room for
         try:

@@ -1,7 +1,7 @@
-"""The core's lines on their way to the front: the core writes to memory, and the front reads it.
+"""The memory by which the core's lines come to the front: the core writes it, the front reads it.
 
-The core never waits. Where the front is too slow, what is oldest is overwritten; the front sees
-that by the lines' numbers, and goes on with what comes next. See broadcast.c.
+The core never waits. Where the front is too slow, the oldest lines are overwritten. The front sees
+that by the lines' numbers, and goes on with the next. See broadcast.c.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _FUTURE_WRITE
 
 
 class BrokenShareError(Exception):
-    """What is in the memory was written by nobody who keeps to its rules."""
+    """The content of the memory is damaged: no core has written this."""
 
 
 class Lines(Protocol):
@@ -47,7 +47,7 @@ class Lines(Protocol):
 
 
 class State(NamedTuple):
-    """Where things stand: the place of the next frame, the next line's number, the log's end."""
+    """The state after a batch: the next frame's place, the next line's number, the log's end."""
 
     head: int
     seq: int
@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 
 class Share:
-    """The core's end; `fd` is what the front maps, and can only map to read."""
+    """The core's end; the front maps `fd`, and can only read it."""
 
     def __init__(self, size: int = SIZE) -> None:
         """Make one of `size` bytes, a multiple of a page. Raises OSError."""
@@ -68,7 +68,7 @@ class Share:
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
 
     def put(self, lines: Lines, before: Position, after: Position) -> None:
-        """Put a batch there; the log ended at these places before and after it."""
+        """Write a batch; the log ended at these places before and after it."""
         text = ffi.from_buffer(lines.data)
         first = lines.seq - len(lines)
         places = ffi.new("struct qmond_place[2]", [tuple(before), tuple(after)])
@@ -85,11 +85,11 @@ class Share:
         )
 
     def tell(self, seq: int, end: Position) -> None:
-        """Say where things stand, after a batch."""
+        """Write the state after a batch."""
         lib.qmond_share_tell(self._c, seq, ffi.new("struct qmond_place *", tuple(end)))
 
     def close(self) -> None:
-        """Give the descriptor back; the memory goes with the last who has it."""
+        """Close the descriptor; the memory lives as long as somebody has it."""
         os.close(self.fd)
 
 
@@ -141,7 +141,7 @@ class Frame:
         return memoryview(ffi.buffer(self._buffer))[begin : begin + self._c.text]
 
     def select(self, mask: int, pids: Pids | None = None) -> tuple[bytes, int]:
-        """Return the lines of events whose bits are in `mask` and of these processes: their number.
+        """Return the lines of the events in `mask` and of these processes, and their number.
 
         A line may belong to two processes, and one of them is enough.
         """
@@ -152,28 +152,28 @@ class Frame:
 
 
 class Frames:
-    """The front's end: the frames, one after the other."""
+    """The front's end, which takes the frames one after the other."""
 
     def __init__(self, fd: int) -> None:
         """Map what the core shares. Raises OSError, ValueError."""
         self._size = os.fstat(fd).st_size - lib.SHARE_DATA
         self._memory = mmap.mmap(fd, lib.SHARE_DATA + self._size, prot=mmap.PROT_READ)
         self._c = ffi.cast("const struct qmond_share *", ffi.from_buffer(self._memory))
-        # its pages are there once they are used, where ffi.new would fill all of them
+        # an mmap has a page only once it is used, where ffi.new would fill all of them
         room = mmap.mmap(-1, self._size // lib.SHARE_PART)
         self._buffer = ffi.from_buffer("unsigned char[]", room)
         self._frame = Frame(self._buffer)
         self._cursor = ffi.new("uint64_t *")
 
     def state(self) -> State:
-        """Return where things stand now. Raises BrokenShareError."""
+        """Return the state as it is now. Raises BrokenShareError."""
         found = ffi.new("struct qmond_state *")
         if not lib.qmond_share_state(self._c, found):
             raise BrokenShareError("the state is never whole")
         return State(found.head, found.seq, _position(found.end))
 
     def skip(self) -> State:
-        """Go on with what comes from now on; returns where that is. Raises BrokenShareError."""
+        """Go to the next frame that comes; returns where that is. Raises BrokenShareError."""
         state = self.state()
         self._cursor[0] = state.head
         return state

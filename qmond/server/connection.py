@@ -18,7 +18,7 @@ from qmond.server.audience import Audience
 from qmond.server.protocol import (
     Request,
     answer,
-    answer_made,
+    answer_json,
     check_arguments,
     greeting,
     parse_request,
@@ -163,7 +163,7 @@ class Connection(asyncio.Protocol):
             raise RequestError("Forbidden", f"{request.op} is for root")
         asked = operation.answer(request.args, self.peer, self.rights)
         made = await self._requests.wait(asked)
-        return answer_made(request, made.text, truncated=made.truncated)
+        return answer_json(request, made.text, truncated=made.truncated)
 
     # ---- how it ends ---------------------------------------------------------------------------
 

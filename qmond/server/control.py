@@ -1,8 +1,8 @@
-"""What core and front tell each other beside lines: short messages, each a line.
+"""The messages between core and front, beside the lines of events: each message is a line.
 
-The front asks `{"id":…,"op":…,"args":{…}}` and tells each second how it is: `{"beat":{…}}`. The
-core says `KIND ID JSON`: `ok`, `cut` (an answer that had to be shorter) or `error`; `settings`, and
-`finish` at the end. The core takes what comes for a stranger's.
+The front asks questions, `{"id":…,"op":…,"args":{…}}`, and sends its figures once a second,
+`{"beat":{…}}`. The core sends `KIND ID JSON`. KIND is `ok`, `cut` (an answer that had to be
+shorter), `error`, `settings`, or `finish` at the end. The core trusts no message of the front.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = [
     "OPS",
     "REQUEST_MAX",
     "Beat",
+    "CoreMessage",
     "Question",
-    "Told",
     "beat",
     "parse",
+    "parse_core_message",
     "question",
     "tell",
-    "told",
 ]
 
 REQUEST_MAX: Final = 4096
@@ -30,12 +30,12 @@ REQUEST_MAX: Final = 4096
 OPS: Final = frozenset(
     ["follow", "tree", "status", "ps", "config", "metrics", "rotate", "reload", "log-level"]
 )
-_MOST: Final = 1 << 53
+_NUMBER_MAX: Final = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the front asks."""
+    """A question of the front."""
 
     id: int
     op: str
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """How the front is: its clients, what they did not get, whether anybody wants lines."""
+    """The front's figures: its clients, the lines they did not get, whether anybody wants lines."""
 
     clients: int
     dropped: int
@@ -59,7 +59,7 @@ def parse(line: bytes) -> Question | Beat:
     if "beat" in message:
         return _beat(message["beat"])
     number, op, args = message.get("id"), message.get("op"), message.get("args")
-    if type(number) is not int or not 0 <= number < _MOST:
+    if type(number) is not int or not 0 <= number < _NUMBER_MAX:
         raise ValueError("no question")
     if not isinstance(op, str) or op not in OPS:
         raise ValueError("there is no such question")
@@ -72,25 +72,25 @@ def _beat(row: object) -> Beat:
     if not isinstance(row, dict) or set(row) != {"clients", "dropped", "follow"}:
         raise ValueError("no beat")
     for name in ("clients", "dropped"):
-        if type(row[name]) is not int or not 0 <= row[name] < _MOST:
+        if type(row[name]) is not int or not 0 <= row[name] < _NUMBER_MAX:
             raise ValueError(f"{name} is no number")
     return Beat(row["clients"], row["dropped"], row["follow"] is True)
 
 
 def question(asked: Question) -> bytes:
-    """Return the line that asks."""
+    """Return the line that asks a question."""
     return orjson.dumps({"id": asked.id, "op": asked.op, "args": asked.args}) + b"\n"
 
 
 def beat(figures: Beat) -> bytes:
-    """Return the line that tells how the front is."""
+    """Return the line that has the front's figures."""
     row = {"clients": figures.clients, "dropped": figures.dropped, "follow": figures.follow}
     return orjson.dumps({"beat": row}) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What the core says; `text` is JSON."""
+class CoreMessage:
+    """A message of the core; `text` is JSON."""
 
     kind: str
     id: int
@@ -98,11 +98,11 @@ class Told:
 
 
 def tell(kind: str, number: int = 0, text: bytes = b"null") -> bytes:
-    """Return the line by which the core says something."""
+    """Return the line of a message of the core."""
     return b"%b %d %b\n" % (kind.encode(), number, text)
 
 
-def told(line: bytes) -> Told:
-    """Parse what the core says. Raises ValueError."""
+def parse_core_message(line: bytes) -> CoreMessage:
+    """Parse a message of the core. Raises ValueError where it is none."""
     kind, number, text = line.split(b" ", 2)
-    return Told(kind.decode(), int(number), text)
+    return CoreMessage(kind.decode(), int(number), text)

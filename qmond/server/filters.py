@@ -1,8 +1,8 @@
-"""Which lines a client wants, and what of them: events, processes, a tree, a guest, an expression.
+"""Filters of lines: by event, process, tree, guest and expression, and which keys are left.
 
-It looks at the lines themselves, so that the log's are chosen like those that come. What is cheap
-to look at is looked at first, an expression in CEL last. It runs in a client's reader (reader.py),
-where an expensive one costs nobody but that client.
+A filter looks at the lines themselves, so that lines of the log and live lines are chosen alike.
+Cheap tests come first, an expression in CEL comes last. Filters run in readers (reader.py), where
+an expensive one costs its own client alone.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _PROCESSES: Final = {event.name: _process_keys(event) for event in EVENTS}
 
 
 class Filter:
-    """A client's choice, line by line; it knows its tree from the lines that it has seen.
+    """A client's filter, line by line; it knows its tree from the lines that it has seen.
 
-    `content` says whether the client may see what guests read and wrote. Raises RequestError where
-    the expression is wrong, or looks at what the client may not see.
+    `content` says whether the client may see what guests read and wrote.
     """
 
     def __init__(self, selection: Selection, *, content: bool = True) -> None:
+        """Raise RequestError where the expression is wrong, or has keys that are not for all."""
         self._selection = selection
         self._content = content
         self._guest = re.compile(translate(selection.guest)) if selection.guest else None
         self._tree = None if selection.tree is None else Tree(selection.tree)
         self._where = _Where(selection.where, content=content) if selection.where else None
 
-    def join(self, members: Iterable[int]) -> None:
-        """Add processes of the tree that are known from elsewhere."""
+    def add_members(self, pids: Iterable[int]) -> None:
+        """Add processes to the tree that are known from elsewhere."""
         if self._tree is not None:
-            self._tree.members.update(members)
+            self._tree.members.update(pids)
 
     def __call__(self, line: bytes) -> bytes | None:
         """Return what the client gets of a line with its newline, or None."""
@@ -64,21 +64,21 @@ class Filter:
         name = values.get("event") or values.get("evt")
         if name in STREAM_ONLY:
             return line
-        if name not in NUMBER or not self._chosen(name, values):
+        if name not in NUMBER or not self._matches(name, values):
             return None
         keys = self._selection.fields
         if keys is None:
             return line
         return json_bytes({key: values[key] for key in values if key in keys}) + b"\n"
 
-    def _chosen(self, name: str, values: dict[str, Any]) -> bool:
-        choice, pids = self._selection, _pids(name, values)
+    def _matches(self, name: str, values: dict[str, Any]) -> bool:
+        wanted, pids = self._selection, _pids(name, values)
         in_tree = self._tree is None or self._tree.follow(name, values, pids)
         return (
             in_tree
-            and bool(choice.mask >> NUMBER[name] & 1)
-            and (choice.pids is None or not choice.pids.isdisjoint(pids))
-            and (choice.arch is None or values.get("arch") in choice.arch)
+            and bool(wanted.mask >> NUMBER[name] & 1)
+            and (wanted.pids is None or not wanted.pids.isdisjoint(pids))
+            and (wanted.arch is None or values.get("arch") in wanted.arch)
             and (self._guest is None or bool(self._guest.match(values.get("guest") or "")))
             and (self._where is None or self._where(values))
         )
@@ -92,15 +92,15 @@ class _Where:
     """An expression in CEL over a line's keys; a key that the line does not have is null."""
 
     def __init__(self, text: str, *, content: bool) -> None:
-        import cel  # noqa: PLC0415 - a quarter of a second, for those alone who filter so
+        import cel  # noqa: PLC0415 - it takes a quarter of a second, and few filters need it
 
         try:
             self._program = cel.compile(text)
         except ValueError as error:
-            raise RequestError("BadArgument", f"where: {_place(str(error))}") from error
+            raise RequestError("BadArgument", f"where: {_with_column(str(error))}") from error
         used = set(self._program.variables())
         for name in sorted(used & CONTENT_KEYS) if not content else ():
-            raise RequestError(  # whether a macro binds it or not: no text can hide it
+            raise RequestError(  # whether a macro binds that name or not: no text can hide it
                 "Forbidden",
                 f"where: column {_column(text, name)}: {name} is content, which you may not see",
             )
@@ -119,7 +119,7 @@ class _Where:
         try:
             return self._program.execute({name: values.get(name) for name in self._names}) is True
         except (RuntimeError, TypeError, ValueError):
-            return False  # it does not apply to this line: a null has no contains()
+            return False  # the expression does not fit this line: a null has no contains()
 
 
 _FUNCTIONS: Final = frozenset(
@@ -129,7 +129,7 @@ _FUNCTIONS: Final = frozenset(
     getMonth getSeconds has int map matches max min size startsWith string timestamp type uint
     """.split()  # noqa: SIM905 - readable, for once
 )
-"""Those of the CEL specification's standard library, and its macros."""
+"""The functions of the CEL specification's standard library, and its macros."""
 _BOUND: Final = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,")
 """The name that a macro gives to each element."""
 _QUOTED: Final = re.compile(
@@ -140,7 +140,7 @@ _QUOTED: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""Texts of an expression, and comments: what stands in them binds nothing."""
+"""The texts and comments of an expression: nothing in them binds a name."""
 
 
 def _column(text: str, name: str) -> int:
@@ -148,7 +148,7 @@ def _column(text: str, name: str) -> int:
     return found.start() + 1 if found else 1
 
 
-def _place(message: str) -> str:
+def _with_column(message: str) -> str:
     """Return a parser's error as `column 5: what`."""
     found = re.search(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]+)", message)
     return f"column {found[1]}: {found[2]}" if found else message.splitlines()[0]

@@ -1,6 +1,7 @@
-"""The front's end of the readers' fork server (reader.py): it has imported all that a reader needs.
+"""The front's end of the fork server, a process that readers are forked from (reader.py).
 
-So a reader is there within milliseconds, and shares that memory: CEL alone is 20 MB.
+It has imported all that a reader needs. So a reader is there within milliseconds, and shares that
+memory: CEL alone is 20 MB.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["ForkServer"]
 
 _SERVER: Final = (sys.executable, "-P", "-m", "qmond.server.reader")
 _IDLE: Final = 60
-"""Seconds without a reader after which it goes."""
+"""Seconds without a reader after which it is ended."""
 _MESSAGE: Final = 4096
 """Bytes that a message has at most."""
 
@@ -29,7 +30,10 @@ Ended = asyncio.Future[int | None]
 
 
 class ForkServer:
-    """It is started when it is needed; readers inherit the descriptors that it is given."""
+    """The fork server, which is started when a reader is needed.
+
+    Readers inherit the descriptors that are `inherited`.
+    """
 
     def __init__(self, inherited: Iterable[int] = ()) -> None:
         self._inherited = tuple(inherited)
@@ -37,38 +41,37 @@ class ForkServer:
         self._channel: socket.socket | None = None
         self._number = 0
         self._running: dict[int, Ended] = {}
-        self._used = 0.0
+        self._last_used = 0.0
 
     def fork(self, source: int, sink: int, *, needs_cel: bool) -> tuple[int, Ended]:
-        """Start a reader with these for input and output.
+        """Start a reader with these descriptors for input and output. Raises OSError.
 
-        Returns its number, and what gets its exit status: None where that is not known. Raises
-        OSError.
+        Returns its number, and a future of its exit status: None where that is not known.
         """
         channel = self._channel or self._start()
         self._number += 1
-        self._used = time.monotonic()
-        told = orjson.dumps({"fork": self._number, "cel": needs_cel})
-        socket.send_fds(channel, [told], [source, sink])
+        self._last_used = time.monotonic()
+        message = orjson.dumps({"fork": self._number, "cel": needs_cel})
+        socket.send_fds(channel, [message], [source, sink])
         ended: Ended = asyncio.get_running_loop().create_future()
         self._running[self._number] = ended
         return self._number, ended
 
     def kill(self, number: int) -> None:
-        """End a reader that may have ended."""
+        """End a reader, unless it has ended already."""
         if self._channel and number in self._running:
-            with contextlib.suppress(OSError):  # it has hung up: then its readers are gone
+            with contextlib.suppress(OSError):  # the fork server is gone, and so are its readers
                 self._channel.send(orjson.dumps({"kill": number}))
 
     def check(self) -> None:
-        """End it where nobody has needed it for a while."""
+        """End it where no reader has run for a while."""
         if self._running:
-            self._used = time.monotonic()
-        elif time.monotonic() - self._used > _IDLE:
+            self._last_used = time.monotonic()
+        elif time.monotonic() - self._last_used > _IDLE:
             self.close()
 
     def close(self) -> None:
-        """End it, and all readers."""
+        """End it, and so all readers."""
         if self._channel is None or self._process is None:
             return
         asyncio.get_running_loop().remove_reader(self._channel)
@@ -97,10 +100,10 @@ class ForkServer:
             raise
         ours.settimeout(0)
         self._channel = ours
-        asyncio.get_running_loop().add_reader(ours, self._hear, ours)
+        asyncio.get_running_loop().add_reader(ours, self._receive, ours)
         return ours
 
-    def _hear(self, channel: socket.socket) -> None:
+    def _receive(self, channel: socket.socket) -> None:
         try:
             message = channel.recv(_MESSAGE)
         except BlockingIOError:
@@ -110,7 +113,7 @@ class ForkServer:
         if not message:
             self.close()
             return
-        told = orjson.loads(message)
-        ended = self._running.pop(told["exited"], None)
+        report = orjson.loads(message)
+        ended = self._running.pop(report["exited"], None)
         if ended and not ended.done():
-            ended.set_result(told["status"])
+            ended.set_result(report["status"])

@@ -33,7 +33,7 @@ __all__ = [
     "Request",
     "Selection",
     "answer",
-    "answer_made",
+    "answer_json",
     "check_arguments",
     "farewell",
     "greeting",
@@ -59,22 +59,22 @@ KEYS: Final = frozenset(
 
 
 class LineReader:
-    """Cuts a stream into lines. One that is too long is told once, and skipped up to its end."""
+    """Cuts a stream into lines. A line that is too long is reported once, and skipped."""
 
     def __init__(self, most: int = LINE_MAX) -> None:
         self._most = most
-        self._held = b""
+        self._partial = b""
         self._skipping = False
 
     @property
     def begun(self) -> bool:
-        """Whether a line has begun that is not complete."""
-        return self._skipping or self._held != b""
+        """Whether a line has begun and is not complete."""
+        return self._skipping or self._partial != b""
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
         """Yield each line that is complete now, without its newline; None for one too long."""
-        *lines, rest = (self._held + data).split(b"\n")
-        self._held = b""
+        *lines, rest = (self._partial + data).split(b"\n")
+        self._partial = b""
         for line in lines:
             if self._skipping:
                 self._skipping = False
@@ -86,7 +86,7 @@ class LineReader:
             self._skipping = True
             yield None
         else:
-            self._held = rest
+            self._partial = rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,9 @@ class Request:
 class Selection:
     """Which events a client wants, and from when on.
 
-    Bit N of `mask` is event N; what is None does not choose. `tree` is a process whose descendants
-    are meant too, `guest` a glob, `where` a CEL expression, `fields` the keys that are left;
-    `since` counts in seconds since 1970, `last` in lines.
+    Bit N of `mask` is event N. A field that is None excludes nothing. `tree` is a process whose
+    descendants are meant too, `guest` a glob, `where` a CEL expression, `fields` the keys that are
+    left. `since` is in seconds since 1970, `last` in lines.
     """
 
     mask: int
@@ -121,12 +121,12 @@ class Selection:
 
     @property
     def of_the_past(self) -> bool:
-        """Whether it is about what happened already, too."""
+        """Whether lines of the log are wanted, too."""
         return self.from_seq is not None or self.since is not None or self.last is not None
 
     @property
     def is_plain(self) -> bool:
-        """Whether event and process are all that has to be looked at, of what comes."""
+        """Whether only live lines are wanted, chosen by event and process alone."""
         others = (self.tree, self.arch, self.guest, self.where, self.fields)
         return not self.of_the_past and all(other is None for other in others)
 
@@ -153,7 +153,7 @@ def parse_request(line: bytes) -> Request:
 def parse_selection(args: dict[str, Any], configured: int, now: float) -> Selection:
     """Parse the arguments of `tail`; `configured` has the events that there are, as bits.
 
-    `now` is the time in seconds since 1970, for what is asked for as an age. Raises RequestError.
+    `now` is the time in seconds since 1970, which an age counts from. Raises RequestError.
     """
     check_arguments("tail", args, _ARGUMENTS)
     values: dict[str, Any] = {}
@@ -247,7 +247,7 @@ def _where(value: object) -> str:
 
 
 def _since(value: object) -> Callable[[float], float]:
-    """Return what gives the moment, once it is known what time it is."""
+    """Return a function that gives the moment by the time that it is now."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             age = parse_seconds(value)
@@ -289,11 +289,11 @@ _ARGUMENTS: Final[dict[str, Callable[[Any], Any]]] = {
 _STARTS: Final = ("from_seq", "since", "last")
 
 
-# ---- what the daemon says ----------------------------------------------------------------------
+# ---- the server's lines ------------------------------------------------------------------------
 
 
 def greeting(about: Mapping[str, Any]) -> bytes:
-    """Return the server's first line; what is given stands beside what the protocol says."""
+    """Return the server's first line; `about` stands beside the protocol's number."""
     return orjson.dumps({"qmond": {"protocol": PROTOCOL, **about}}) + b"\n"
 
 
@@ -302,8 +302,8 @@ def answer(request: Request, result: object) -> bytes:
     return orjson.dumps(_identified(request.id) | {"ok": result}) + b"\n"
 
 
-def answer_made(request: Request, text: bytes, *, truncated: bool) -> bytes:
-    """Return the line that answers a request, from the result in JSON."""
+def answer_json(request: Request, text: bytes, *, truncated: bool) -> bytes:
+    """Return the line that answers a request; its result is JSON already."""
     head = b'"id":%b,' % orjson.dumps(request.id) if request.id is not None else b""
     return b'{%b"ok":%b%b}\n' % (head, text, b',"truncated":true' if truncated else b"")
 
@@ -316,7 +316,7 @@ def refusal(request_id: object, error: ProtocolError) -> bytes:
 
 
 def farewell(request_id: object, reason: str) -> bytes:
-    """Return the line after which no more events follow to what was asked for."""
+    """Return the line after which no more events follow to a request."""
     return orjson.dumps(_identified(request_id) | {"end": {"reason": reason}}) + b"\n"
 
 

@@ -44,7 +44,7 @@ class Readers:
         task.add_done_callback(self._running.pop)
 
     def check(self) -> None:
-        """End the fork server where nobody has needed it for a while."""
+        """End the fork server where no reader has run for a while."""
         self.fork_server.check()
 
     async def close(self, patience: float) -> None:

@@ -10,11 +10,12 @@ __all__ = ["FrontSettings"]
 
 @dataclass(frozen=True, slots=True)
 class FrontSettings:
-    """What holds until the next reload.
+    """The settings that hold until the next reload.
 
-    `group` names who may ask, `groups` has its number and that of who may see content, where there
-    are any. `configured` has the events that there are, as bits; `numbered` says whether lines have
-    a number and a time; `epoch_us` is the monotonic time that `ts` counts from.
+    Members of `group` may ask. `groups` has its number, and that of the group that may see content;
+    None where there is no such group. `configured` has the events that there are, as bits.
+    `numbered` says whether lines have a number and a time. `ts` counts from `epoch_us`, which is a
+    monotonic time.
     """
 
     client_buffer: int = 4 << 20
@@ -25,17 +26,15 @@ class FrontSettings:
     configured: int = 0
     numbered: bool = True
     epoch_us: int = 0
-    log: str = ""
-    """The log's directory, as messages have it."""
     version: str = ""
     boot_id: str = ""
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Self:
-        """Take what `told` gave."""
-        first, second = told["groups"]
-        return cls(**told | {"groups": (first, second)})
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the settings that `to_json` was called on."""
+        first, second = values["groups"]
+        return cls(**values | {"groups": (first, second)})
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return them as JSON values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""How much of something each user has had lately: who has used up a share waits for more."""
+"""Each user's share of something, in token buckets: who has used up a share waits for more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEPT: Final = 1024
 
 
 class Bucket:
-    """So much a second, and `most` at once."""
+    """A token bucket: it gains `rate` a second, up to `most`."""
 
     def __init__(
         self, rate: float, most: float, clock: Callable[[], float] = time.monotonic
@@ -21,14 +21,14 @@ class Bucket:
         self._rate = rate
         self._most = self._room = most
         self._clock = clock
-        self._moment = clock()
+        self._updated = clock()
 
     @property
     def room(self) -> float:
-        """How much there is; less than nothing where more was spent."""
+        """How much is in it; less than nothing where more was spent."""
         now = self._clock()
-        self._room = min(self._most, self._room + (now - self._moment) * self._rate)
-        self._moment = now
+        self._room = min(self._most, self._room + (now - self._updated) * self._rate)
+        self._updated = now
         return self._room
 
     @property
@@ -37,11 +37,11 @@ class Bucket:
         return self.room >= self._most
 
     def spend(self, amount: float) -> None:
-        """Take something out, even where there is less."""
+        """Take an amount out, even where there is less."""
         self._room = self.room - amount
 
     def wait(self, amount: float = 0) -> float:
-        """Return the seconds until there is so much."""
+        """Return the seconds until an amount is in it."""
         return max(0.0, (amount - self.room) / self._rate)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from qmond.server.feed import Joint
+from qmond.server.feed import LiveStart
 from qmond.server.operations import Operation
 
 __all__ = ["Log", "Source"]
@@ -32,5 +32,5 @@ class Source:
     about: Callable[[], Mapping[str, Any]]
     dropped: Callable[[int], bytes]
     log: Log
-    follow: Callable[[], Awaitable[Joint]]
-    tree: Callable[[int], Awaitable[Joint]]
+    follow: Callable[[], Awaitable[LiveStart]]
+    tree: Callable[[int], Awaitable[LiveStart]]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qmond.errors import ProtocolError, RequestError
 from qmond.server.choices import Choice, Choices
-from qmond.server.feed import Feed, Joint
+from qmond.server.feed import Feed
 from qmond.server.protocol import (
     Request,
     Selection,
@@ -97,8 +97,8 @@ class Tail:
             raise RequestError("TooManyReaders", reason)
         settings = self._settings()
         self._request, self._unreported = request, 0
-        most = min(self._buffer.size, _FEED_MAX)
-        self.feed = Feed(self, most, self._readers.fork_server, numbered=settings.numbered)
+        size = min(self._buffer.size, _FEED_MAX)
+        self.feed = Feed(self, size, self._readers.fork_server, numbered=settings.numbered)
         asked = {
             "args": request.args,
             "configured": settings.configured,
@@ -108,14 +108,14 @@ class Tail:
         self._readers.run(uid, self._run(self.feed, asked, selection))
 
     async def _run(self, feed: Feed, asked: dict[str, Any], selection: Selection) -> None:
-        """Run a reader; the past ends for it where `listen` begins, or a little later."""
+        """Run a reader; the log ends for it where `listen` begins, or a little later."""
         source = self._source
         try:
-            joint: Joint = await source.follow()
+            start = await source.follow()
             feed.listen()
             if selection.tree is not None:
-                joint = await source.tree(selection.tree)
-            await feed.run({**asked, "log": source.log.path}, joint)
+                start = await source.tree(selection.tree)
+            await feed.run({**asked, "log": source.log.path}, start)
         except (OSError, ProtocolError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             if self.feed is feed:
@@ -163,7 +163,7 @@ class Tail:
     def miss(self, first: int, last: int) -> None:
         """Take note of lines that did not come to the front, by their numbers."""
         if self.feed:
-            self.feed.leave_out(first, last)
+            self.feed.skip(first, last)
         elif self.choice is not None:
             self.lost(last - first + 1)
 

@@ -33,7 +33,7 @@ def test_messages_come_through_as_they_are() -> None:
     assert parse(question(asked)) == asked
     assert parse(beat(Beat(1, 2, follow=True))) == Beat(1, 2, follow=True)
     settings = FrontSettings(group="qmon", groups=(None, 5), configured=3, boot_id="b")
-    assert FrontSettings.of(orjson.loads(orjson.dumps(settings.told()))) == settings
+    assert FrontSettings.from_json(orjson.loads(orjson.dumps(settings.to_json()))) == settings
 
 
 @pytest.mark.parametrize(

@@ -369,7 +369,7 @@ def test_asking_in_a_loop_leaves_the_loop_time() -> None:
 
         await asyncio.gather(*(hammer() for _ in range(32)))
         took = time.monotonic() - began
-        assert 0 < asked <= (took / scrape._PACE + 1) * scrape.PLACES
+        assert 0 < asked <= (took / scrape._PAUSE + 1) * scrape.PLACES
 
     play(address, scenario)
 

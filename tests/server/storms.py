@@ -17,7 +17,7 @@ from qmond.errors import RequestError
 from qmond.events.table import NUMBER
 from qmond.log.files import Position
 from qmond.server.access import bind_unix
-from qmond.server.feed import Joint
+from qmond.server.feed import LiveStart
 from qmond.server.filters import Filter
 from qmond.server.hub import Hub
 from qmond.server.operations import Answer, Operation
@@ -84,8 +84,8 @@ async def _fine(*_: object) -> Answer:
     return Answer(b'{"fine":true}')
 
 
-async def _joint(*_: int) -> Joint:
-    return Joint(1, Position(0, 0, 0))
+async def _live_start(*_: int) -> LiveStart:
+    return LiveStart(1, Position(0, 0, 0))
 
 
 async def storm(count: int, seed: int) -> int:
@@ -98,8 +98,8 @@ async def storm(count: int, seed: int) -> int:
             about=lambda: {"newest": 1},
             dropped=lambda lost: b'{"event":"DROPPED","count":%d}\n' % lost,
             log=Log(name),
-            follow=_joint,
-            tree=_joint,
+            follow=_live_start,
+            tree=_live_start,
         )
         hub = Hub(FrontSettings(configured=ALL), source)
         hub.shares = Shares(1000, 1000)  # it is about requests, not about patience

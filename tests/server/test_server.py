@@ -17,7 +17,7 @@ from qmond.log.files import Position
 from qmond.server.access import Lock, Rights, bind_unix
 from qmond.server.broadcast import Frame, Frames, Share
 from qmond.server.choices import Batch
-from qmond.server.feed import Joint
+from qmond.server.feed import LiveStart
 from qmond.server.hub import Hub
 from qmond.server.operations import Answer, Operation
 from qmond.server.settings import FrontSettings
@@ -91,9 +91,9 @@ def play(path: Path, scenario: Scenario, **settings: Any) -> None:
         return Answer(b'{"fine":true}')
 
     async def run() -> None:
-        async def joint(*pids: int) -> Joint:
+        async def live_start(*pids: int) -> LiveStart:
             end = Position.at(log.stat(), log.stat().st_size)
-            return Joint(hub.seq, end, tuple(pid + 1 for pid in pids))
+            return LiveStart(hub.seq, end, tuple(pid + 1 for pid in pids))
 
         source = Source(
             operations={
@@ -103,8 +103,8 @@ def play(path: Path, scenario: Scenario, **settings: Any) -> None:
             about=lambda: {"boot_id": "boot", "newest": 100},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
             log=Log(str(path.parent)),
-            follow=joint,
-            tree=joint,
+            follow=live_start,
+            tree=live_start,
         )
         hub = Counting(FrontSettings(configured=ALL, **settings), source)
         await hub.listen(bind_unix(path, None))
