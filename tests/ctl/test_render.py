@@ -1,7 +1,9 @@
 """Events as people read them; what guests chose does not reach the terminal as it is."""
 
 import json
+import time
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,24 @@ WRITE: dict[str, Any] = {
     "ts": 12.5, "event": "WRITE", "pid": 4011, "fd": 1, "buf": "hi\n", "len": 3, "truncated": False,
     "seq": 7, "tid": 4012, "arch": "arm", "guest": "/bin/busybox",
 }  # fmt: skip
+SHOWN = [*map(json.loads, Path(__file__).with_name("shown.jsonl").read_text().splitlines())]
+"""Lines of every event, and how they are shown; `coloured` is 90 columns wide."""
 HOSTILE = ["\x1b[2J", "\x9b31m", "\u202egnp.exe", "a\nb", "\r", "\x07", "\x00", "\x7f", "\u2028"]
+
+
+@pytest.fixture
+def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_utc")
+@pytest.mark.parametrize("row", SHOWN)
+def test_each_event_is_shown_as_ever(row: dict[str, str]) -> None:
+    event = json.loads(row["line"])
+    assert render.line(event) == row["people"]
+    assert render.line(event, width=90, colour=True) == row["coloured"]
+    assert strace.line(event) == row["strace"]
 
 
 def test_a_line_for_people() -> None:
@@ -26,9 +45,8 @@ def test_a_line_for_people() -> None:
     assert told.split() == ["1.000000", "FREE_SUM", 'meta={"count":', "3}"]
 
 
-def test_the_time_of_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "UTC")
-    __import__("time").tzset()
+@pytest.mark.usefixtures("_utc")
+def test_the_time_of_day() -> None:
     assert render.moment({"time": "2026-11-23T08:34:52.123456Z"}) == "08:34:52.123456"
 
 
