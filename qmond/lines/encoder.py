@@ -326,8 +326,9 @@ class Encoder:
             processes.forget(pid)
         elif number == _CONNECT and counted:
             values = {"pid": pid, "addr": (addr := address(data[RECORD_FORMAT.size :]))}
-            if addr.startswith("unix:") and not _is_valid(data[RECORD_FORMAT.size + 2 :]):
-                values["addr_b64"] = _base64(b"unix:" + socket_path(data[RECORD_FORMAT.size :]))
+            path = socket_path(data[RECORD_FORMAT.size :])
+            if addr.startswith("unix:") and not _is_valid(path):
+                values["addr_b64"] = _base64(b"unix:" + path)
             if flags & Flag.FAULT:
                 values["fault"] = True
             line = self.compose("CONNECT", ts, values, tid=tid, suffix=processes[pid].suffix)

@@ -339,6 +339,12 @@ def test_addresses(data: bytes, text: str) -> None:
     assert address(data) == text
 
 
+def test_what_lies_behind_a_sockets_path_is_none_of_it() -> None:
+    """A program gives the kernel the whole struct, and has often written no more than the path."""
+    (line,) = lines(record("CONNECT", struct.pack("=H", socket.AF_UNIX) + b"/run/x\0\xff\xfe"))
+    assert (line["addr"], line.get("addr_b64")) == ("unix:/run/x", None)
+
+
 @pytest.mark.parametrize(
     ("name", "a", "b", "expected"),
     [
