@@ -6,6 +6,7 @@ from typing import Final
 
 from qmond.events.calls import CALL, HANDLERS, LIMIT
 from qmond.events.records import (
+    ADDRESS_MAX,
     ARGV_MAX,
     CAPTURE_MAX,
     COMM_SIZE,
@@ -101,6 +102,7 @@ def header() -> str:
     )
     flags = {name: value for name, value in vars(Flag).items() if name.isupper()}
     defines = {
+        "ADDRESS_MAX": ADDRESS_MAX,
         "ARGV_MAX": ARGV_MAX,
         "CAPTURE_MAX": CAPTURE_MAX,
         "CALL_LIMIT": LIMIT,

@@ -12,7 +12,6 @@
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define PATH_SIZE 4096
 #define NAME_SIZE 256
-#define ADDRESS_SIZE 128
 #define SECOND 1000000000ULL
 #define PARTS_AT_ONCE 128 /* parts of a vector in one run of the program, before it calls itself */
 #define STEPS_AT_ONCE 512 /* the same for messages and their parts */
@@ -742,7 +741,7 @@ static always void send_content(const struct entered *entered, enum content cont
 	if (content == CONTENT_PATH) {
 		n = copy_path(room->data, from, &flags);
 	} else {
-		u64 most = content == CONTENT_BYTES ? s->capture : ADDRESS_SIZE;
+		u64 most = content == CONTENT_BYTES ? s->capture : ADDRESS_MAX;
 		n = size > most ? most : size;
 		if (n)
 			n = copy_user(room->data, from, n, &flags);

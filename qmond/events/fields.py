@@ -14,6 +14,7 @@ __all__ = [
     "Event",
     "Field",
     "Form",
+    "address",
     "content",
     "exact",
     "flag",
@@ -84,7 +85,12 @@ class Event:
     @property
     def is_limitable(self) -> bool:
         """Whether `limits` may hold it back: the kernel side makes it, and no table needs it."""
-        return not (self.source == DAEMON or self.state or self.statistic)
+        return self.is_recorded and not self.state
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a record of the kernel side tells of each."""
+        return not (self.source == DAEMON or self.statistic)
 
 
 def integer(key: str, slot: str, ctype: str, meaning: str, unit: str = "") -> Field:
@@ -133,6 +139,11 @@ def text(key: str, meaning: str) -> tuple[Field, ...]:
         exact(key),
         CALL,
     )
+
+
+def address(meaning: str) -> tuple[Field, ...]:
+    """Return the keys of a socket address, which is all of a record's data."""
+    return Field("addr", Form.ADDRESS, meaning), _FAULT, exact("addr")
 
 
 def content(what: str, length: str) -> tuple[Field, ...]:

@@ -9,6 +9,7 @@ from struct import Struct
 from typing import Final
 
 __all__ = [
+    "ADDRESS_MAX",
     "ARGV_MAX",
     "CAPTURE_MAX",
     "COMM_SIZE",
@@ -37,6 +38,8 @@ OTHERS: Final = 0xFFFFFFFF
 """Stands for every process that has no room of its own in the statistics."""
 CAPTURE_MAX: Final = 16384
 """The most content, in bytes, that one record can carry."""
+ADDRESS_MAX: Final = 128
+"""How many bytes of a socket address are read: as many as the kernel takes of one."""
 
 PARENTS_MAX: Final = 8
 """How many ancestors an image record tells of: as many `struct qmon_parent` follow its fields."""

@@ -14,6 +14,7 @@ from qmond.events.fields import (
     Event,
     Field,
     Form,
+    address,
     content,
     exact,
     flag,
@@ -150,9 +151,7 @@ EVENTS: Final = (
         "sys_enter",
         (
             _PID,
-            Field("addr", Form.ADDRESS, "`192.0.2.7:80`, `unix:/run/x.sock`, …"),
-            flag("fault", Flag.FAULT, "true where a page of it could not be read"),
-            exact("addr"),
+            *address("`192.0.2.7:80`, `unix:/run/x.sock`, …"),
         ),
     ),
     Event(

@@ -12,7 +12,7 @@ HERE = Path(__file__).parents[1]
 SOURCES = ("lines/encoder.c", "server/broadcast.c")
 sys.path.insert(0, str(HERE.parent))
 
-from qmond.events.records import RECORD, Flag  # noqa: E402
+from qmond.events.records import ADDRESS_MAX, RECORD, Flag  # noqa: E402
 from qmond.lines.opcodes import How, Op  # noqa: E402 - it is not installed yet
 
 __all__ = ["ffibuilder", "preamble"]
@@ -33,6 +33,7 @@ def preamble() -> str:
     """Return what stands in front of encoder.c."""
     defines = {f"OP_{op.name}": op.value for op in Op} | {f"HOW_{how.name}": how for how in How}
     defines |= {f"FLAG_{name}": bit for name, bit in vars(Flag).items() if name.isupper()}
+    defines["ADDRESS_MAX"] = ADDRESS_MAX
     members = "".join(f"\t{_TYPES[ctype]} {member};\n" for member, ctype in RECORD)
     return "\n".join(
         [

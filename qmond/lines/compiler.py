@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import calcsize
-from typing import Final
+from typing import Final, assert_never
 
 from qmond.events import calls
 from qmond.events.fields import Event, Field, Form
@@ -14,19 +14,25 @@ from qmond.lines.opcodes import How, Op
 
 __all__ = ["Compiler"]
 
-_HOW: Final = {"TRACK_FORK": How.FOLLOW} | dict.fromkeys(
-    ("TRACK_ADOPT", "IMAGE", "EXIT", "CONNECT", "OVER_BUDGET"), How.TELL
-)
-"""What Python has to do with, where encoder.c cannot do all."""
 _SLOTS: Final = {
     member: (calcsize("=" + "".join(C_TYPES[t] for _, t in RECORD[:at])), calcsize(C_TYPES[ctype]))
     for at, (member, ctype) in enumerate(RECORD)
 }
 """Where in a record each member is, and its size in bytes."""
+_TEXTS: Final = {
+    Form.TEXT: Op.TEXT,
+    Form.CONTENT: Op.TEXT,
+    Form.ADDRESS: Op.ADDRESS,
+    Form.BIN: Op.BIN,
+}
+"""The op that writes a text."""
 
 
 class Compiler:
-    """Collects the op codes of all events, and the texts that they point to."""
+    """Collects the op codes of all events, and the texts that they point to.
+
+    Raises ValueError where a record is to bring what only the daemon can give.
+    """
 
     def __init__(self, *, full: bool) -> None:
         self._full = full
@@ -41,7 +47,7 @@ class Compiler:
         self._op(Op.MOMENT)
         self._literal(b',"event":"%b"' % event.name.encode())
         for field in event.fields:
-            if field.form is not Form.GIVEN and (self._full or not field.added):
+            if self._full or not field.added:
                 self._field(field)
         if self._full:
             self._literal(b',"time":"')
@@ -54,8 +60,7 @@ class Compiler:
             self._op(Op.SUFFIX)
         self._literal(b"}\n")
         other = _SLOTS[event.other][0] if event.other else 0
-        how = _HOW.get(event.name, How.ENCODE)
-        return first, len(self.ops) - first, how, other, 4 if event.other else 0
+        return first, len(self.ops) - first, _how(event), other, 4 if event.other else 0
 
     def _field(self, field: Field) -> None:
         key = b',"%b":' % field.key.encode()
@@ -82,12 +87,13 @@ class Compiler:
                 self._op(Op.FLAG, bit=bit, text=key + b"true")
             case Form.EXACT:
                 self._op(Op.EXACT, text=key)
-            case Form.TEXT | Form.CONTENT:
+            case Form.TEXT | Form.CONTENT | Form.ADDRESS | Form.BIN:
                 self._literal(key)
-                self._op(Op.TEXT)
-            case Form.BIN:
-                self._literal(key)
-                self._op(Op.BIN)
+                self._op(_TEXTS[field.form])
+            case Form.GIVEN:
+                pass  # _how() has seen that the daemon gives it
+            case _:
+                assert_never(field.form)
 
     def _op(
         self, op: Op, slot: str = "", *, size: int | None = None, bit: int = 0, text: bytes = b""
@@ -116,3 +122,13 @@ class Compiler:
             at = len(self.texts)
             self.texts += text
         return at, len(text)
+
+
+def _how(event: Event) -> How:
+    """Return what becomes of an event's records: what the process table follows Python looks at."""
+    given = [field.key for field in event.fields if field.form is Form.GIVEN]
+    if event.state:
+        return How.TELL if given or event.internal else How.FOLLOW
+    if given and event.is_recorded:
+        raise ValueError(f"{event.name}: no record brings {', '.join(given)}")
+    return How.ENCODE

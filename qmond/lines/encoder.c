@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define EVENTS_MAX 64
 #define RING_HEADER 8
@@ -20,6 +21,7 @@
 #define SLACK 32 /* bytes behind each of our own texts, so that a copy may have a fixed size */
 #define NUMBER_MAX 20 /* digits of a 64-bit number; with its sign one more */
 #define MOMENT_MAX 27 /* a number, a point, six digits */
+#define ADDRESS_TEXT_MAX (ADDRESS_MAX + NUMBER_MAX) /* its text is hardly longer, and ends with a number */
 #define PROCESSES_MAX (8u << 20) /* bytes of processes' texts; it is a cache, and begins anew then */
 
 /* the sizes below are sums and products of 32-bit numbers, and never wrap in one of 64 */
@@ -106,6 +108,7 @@ struct qmond_encoder {
 	int64_t offset_ns; /* from the monotonic to the wall clock */
 	int64_t second; /* that `utc` is the text of */
 	char utc[20];
+	char address[ADDRESS_TEXT_MAX]; /* the text of a socket address, while its line is made */
 
 	bool shown; /* the ring's next record has been the caller's, and is to be encoded now */
 	const unsigned char *record; /* the one that the caller is asked about */
@@ -374,6 +377,72 @@ static struct writer put_base64(struct writer into, const unsigned char *data, s
 	return (struct writer){ to, into.end };
 }
 
+static struct writer put_group(struct writer at, uint32_t value)
+{
+	static const char hex[] = "0123456789abcdef";
+	int shift = value > 0xFFF ? 12 : value > 0xFF ? 8 : value > 0xF ? 4 : 0;
+	for (; shift >= 0; shift -= 4)
+		at = put_char(at, hex[value >> shift & 15]);
+	return at;
+}
+
+static uint32_t big_endian(const unsigned char *two)
+{
+	return (uint32_t)two[0] << 8 | two[1];
+}
+
+/* As RFC 5952 has it, save that one that stands for an IPv4 address is not told apart. */
+static struct writer put_ipv6(struct writer to, const unsigned char *address)
+{
+	int first = 8, most = 1; /* the longest run of zeros, and the first of them, becomes `::` */
+	for (int at = 0; at < 8; at++) {
+		int run = 0;
+		while (at + run < 8 && !big_endian(address + 2 * (at + run)))
+			run++;
+		if (run > most) {
+			first = at;
+			most = run;
+		}
+	}
+	for (int at = 0; at < 8; at++) {
+		if (at == first) {
+			to = put(to, "::", 2);
+			at += most - 1;
+			continue;
+		}
+		if (at && at != first + most)
+			to = put_char(to, ':');
+		to = put_group(to, big_endian(address + 2 * at));
+	}
+	return to;
+}
+
+/* The text of a struct sockaddr: `192.0.2.7:80`, `[2001:db8::1]:443`, `unix:/run/x.sock`, `family:16`. */
+static struct writer put_address(struct writer to, const unsigned char *data, size_t size)
+{
+	uint16_t family;
+	if (size < sizeof(family))
+		return put(to, "family:none", 11);
+	memcpy(&family, data, sizeof(family));
+	if (family == AF_INET && size >= 8) {
+		for (int at = 4; at < 8; at++)
+			to = put_char(put_unsigned(to, data[at]), at < 7 ? '.' : ':');
+		return put_unsigned(to, big_endian(data + 2));
+	}
+	if (family == AF_INET6 && size >= 24) {
+		to = put(put_ipv6(put_char(to, '['), data + 8), "]:", 2);
+		return put_unsigned(to, big_endian(data + 2));
+	}
+	if (family != AF_UNIX)
+		return put_unsigned(put(to, "family:", 7), family);
+	const char *path = (const char *)data + sizeof(family);
+	size_t length = size - sizeof(family);
+	to = put(to, "unix:", 5);
+	if (length && !*path) /* an abstract one: NULs are part of it */
+		return put(put_char(to, '@'), path + 1, length - 1);
+	return put(to, path, strnlen(path, length));
+}
+
 /* "2026-11-23T08:34:52." of seconds since 1970, by the civil calendar. */
 static void set_utc(struct qmond_encoder *encoder, int64_t second)
 {
@@ -539,6 +608,14 @@ static const struct qmond_name *name_of(const struct qmond_name *rows, uint32_t 
 	return &rows[0];
 }
 
+/* Makes the text of a socket address, which stays until the next one's; returns its length. */
+static size_t make_address(struct qmond_encoder *encoder, const unsigned char *data, size_t size)
+{
+	struct buffer text = { encoder->address, 0, sizeof(encoder->address) };
+	keep(&text, put_address(writer_of(&text), data, size < ADDRESS_MAX ? size : ADDRESS_MAX));
+	return text.used;
+}
+
 static struct writer put_line(struct writer to, struct qmond_encoder *encoder, const struct qmond_event *event,
 			      const struct qmon_record *record, const unsigned char *data, size_t size,
 			      const struct process *process)
@@ -595,6 +672,11 @@ static struct writer put_line(struct writer to, struct qmond_encoder *encoder, c
 		case OP_TEXT:
 			to = flags & FLAG_WITHHELD ? put(to, "\"\"", 2)
 						   : put_text(to, data, size, flags & FLAG_TRUNCATED, &exact);
+			break;
+		case OP_ADDRESS:
+			size = make_address(encoder, data, size);
+			data = (const unsigned char *)encoder->address;
+			to = put_text(to, data, size, false, &exact);
 			break;
 		case OP_EXACT:
 			if (!exact) {

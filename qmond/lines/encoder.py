@@ -1,18 +1,15 @@
 """Records to lines: each record of a batch becomes one line of JSON, made once for log and clients.
 
 What a line is made of is compiled from the table into op codes, which encoder.c runs. What changes
-the process table, and what is rare and takes more words, is made here: socket addresses as text,
-for example.
+the process table is looked at here.
 """
 
 from __future__ import annotations
 
 import base64
-import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from struct import unpack_from
 from typing import Any, Final
 
 from qmond._encode import ffi, lib
@@ -26,7 +23,7 @@ from qmond.lines.masking import Masking
 from qmond.lines.redact import Redactor
 from qmond.processes.table import Process, ProcessTable, text_of
 
-__all__ = ["Encoder", "address", "adoption", "ending", "socket_path"]
+__all__ = ["Encoder", "adoption", "ending"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,35 +31,12 @@ _ADOPT: Final = NUMBER["TRACK_ADOPT"]
 _IMAGE: Final = NUMBER["IMAGE"]
 _FORK: Final = NUMBER["TRACK_FORK"]
 _EXIT: Final = NUMBER["EXIT"]
-_CONNECT: Final = NUMBER["CONNECT"]
 _OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
-_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10  # Linux' include/linux/socket.h
 _ROOM: Final = 1 << 20
 """Bytes of a batch: some thousand lines, and at least a few of the longest."""
 _unset = ffi.new_allocator(should_clear_after_alloc=False)
 _FAULTS: Final = 20
 """How many different faults are told."""
-
-
-def address(data: bytes) -> str:
-    """Return a struct sockaddr as text: `192.0.2.7:80`, `unix:/run/x.sock`, `family:16`."""
-    if len(data) < 2:
-        return "family:none"
-    (family,) = unpack_from("=H", data)
-    if family == _AF_INET and len(data) >= 8:
-        return f"{ipaddress.IPv4Address(data[4:8])}:{int.from_bytes(data[2:4])}"
-    if family == _AF_INET6 and len(data) >= 24:
-        host = ipaddress.IPv6Address(data[8:24])
-        return f"[{host}]:{int.from_bytes(data[2:4])}"
-    if family == _AF_UNIX:
-        return "unix:" + text_of(socket_path(data))
-    return f"family:{family}"
-
-
-def socket_path(data: bytes) -> bytes:
-    """Return the path of a struct sockaddr_un; of an abstract one the name behind an `@`."""
-    path = data[2:]
-    return b"@" + path[1:] if path.startswith(b"\0") else path.partition(b"\0")[0]
 
 
 def adoption(process: Process, argv: Iterable[bytes] | None) -> dict[str, Any]:
@@ -227,9 +201,7 @@ class Encoder:
         else:
             self._held = line, number, pid, other  # the batch is full: it is the next one's first
 
-    def compose(
-        self, name: str, ts: int, values: dict[str, Any], *, tid: int = 0, suffix: bytes = b""
-    ) -> bytes:
+    def compose(self, name: str, ts: int, values: dict[str, Any], *, suffix: bytes = b"") -> bytes:
         """Return a line with the next line's number, which stays the next one's."""
         event = BY_NAME[name]
         if event.statistic:
@@ -245,8 +217,6 @@ class Encoder:
         ]
         if self._full:
             parts += [b',"time":"', self._anchor.utc(ts), b'","seq":%d' % self.seq]
-            if tid:
-                parts.append(b',"tid":%d' % tid)
             parts.append(suffix)
         return b"".join([*parts, b"}\n"])
 
@@ -308,7 +278,7 @@ class Encoder:
 
     def _tell(self, data: bytes, processes: ProcessTable) -> None:
         """Do what there is to do with a record before, or instead of, a line by its op codes."""
-        ts, pid, tid, number, _, flags, a, b = RECORD_FORMAT.unpack_from(data)
+        ts, pid, _, number, _, flags, a, b = RECORD_FORMAT.unpack_from(data)
         counted = flags & Flag.COUNTED
         if number == _FORK:
             processes.fork(pid, a & 0xFFFFFFFF, b)
@@ -324,17 +294,10 @@ class Encoder:
                 line = self.compose("EXIT", ts, values, suffix=processes[pid].suffix)
                 self.append(line, _EXIT, pid, pid)
             processes.forget(pid)
-        elif number == _CONNECT and counted:
-            values = {"pid": pid, "addr": (addr := address(data[RECORD_FORMAT.size :]))}
-            path = socket_path(data[RECORD_FORMAT.size :])
-            if addr.startswith("unix:") and not _is_valid(path):
-                values["addr_b64"] = _base64(b"unix:" + path)
-            if flags & Flag.FAULT:
-                values["fault"] = True
-            line = self.compose("CONNECT", ts, values, tid=tid, suffix=processes[pid].suffix)
-            self.append(line, _CONNECT, pid, pid)
         elif number == _OVER_BUDGET:
             processes.note_over_budget(pid)
+        else:
+            raise NotImplementedError
 
     def _fail(self, record: bytes, error: Exception) -> None:
         """Count an event of which no line could be made."""

@@ -21,9 +21,10 @@ class Op(IntEnum):
     NAME = 8  # the text that stands for a number, or one for all others
     FLAG = 9  # a literal, where a flag is set
     TEXT = 10  # the data as a JSON string, but for a character that the end cut in two
-    EXACT = 11  # a key and the data in base64, where TEXT could not tell them exactly
-    BIN = 12  # of the process
-    SUFFIX = 13  # of the process
+    ADDRESS = 11  # the same of a socket address' text, which is the data from here on
+    EXACT = 12  # a key and the data in base64, where TEXT or ADDRESS could not tell them exactly
+    BIN = 13  # of the process
+    SUFFIX = 14  # of the process
 
 
 class How(IntEnum):

@@ -74,6 +74,19 @@ static char *text_of(struct input *input, size_t size)
 	return text;
 }
 
+/* Has a text begin as a socket address does, of a family and with a NUL that a record's numbers choose. */
+static void begin_as_address(char *text, size_t size, uint64_t choice)
+{
+	static const uint16_t families[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK };
+	if (size < sizeof(*families))
+		return;
+	memcpy(text, &families[choice % 4], sizeof(*families));
+	if (choice / 4 % 4 && size > sizeof(*families))
+		memset(text + 2 + choice / 16 % (size - 2), 0, 1);
+	if (choice / 4 % 4 == 1)
+		memset(text + 2, 0, size > 20 ? 18 : size - 2);
+}
+
 /* ---- what can be done --------------------------------------------------------------------------- */
 
 /* A ring with records of any kind, its window anywhere, its last header of any length. */
@@ -92,9 +105,13 @@ static void drain(struct qmond_encoder *encoder, struct input *input, const stru
 		};
 		uint32_t length = (uint32_t)below(input, 64) == 0 ? (uint32_t)take(input, 4)
 								  : (uint32_t)(sizeof(record) + below(input, 1500));
+		if (record.call % 4 == 1 && length < 1600) /* about as long as an address is, and no gap behind it */
+			length = (uint32_t)sizeof(record) + length % 20 * 8;
 		uint32_t header = length | (below(input, 16) ? 0 : RING_DISCARD) | (below(input, 32) ? 0 : RING_BUSY);
 		size_t text_size = length > sizeof(record) && length < RING_SIZE ? length - sizeof(record) : 0;
 		char *text = text_of(input, text_size);
+		if (record.call % 2)
+			begin_as_address(text, text_size, record.a);
 		uint64_t start = produced - origin;
 		for (size_t at = 0; at < 8 + sizeof(record) + text_size && start + at < size; at++)
 			data[start + at] = at < 4	? ((unsigned char *)&header)[at]
@@ -105,6 +122,10 @@ static void drain(struct qmond_encoder *encoder, struct input *input, const stru
 		produced += ((uint64_t)(length & ~(RING_BUSY | RING_DISCARD)) + 8 + 7) & ~7ull;
 		if (produced - origin > 2 * RING_SIZE)
 			break;
+	}
+	if (origin / 8 % 2 && produced - origin < size) { /* the last one ends where its allocation does */
+		ring.size = produced - origin;
+		ring.data = data = realloc(data, ring.size + !ring.size);
 	}
 	for (int turn = 0; turn < 200; turn++) {
 		int result = qmond_encode(encoder, &ring);

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
+import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from struct import unpack_from
 from typing import Any, Final
 
 from qmond.clock import TICK_NS, Anchor
 from qmond.escape import json_bytes
 from qmond.events import calls
 from qmond.events.fields import Event, Field, Form
-from qmond.events.records import RECORD_FORMAT, Flag
+from qmond.events.records import ADDRESS_MAX, RECORD_FORMAT, Flag
 from qmond.events.table import BY_NAME, EVENTS, NUMBER
 from qmond.events.words import ADVICE, OTHER_ADVICE
-from qmond.lines.encoder import address, adoption, ending
-from qmond.processes.table import Process, ProcessTable, json_text, text_of, words_of
+from qmond.lines.encoder import adoption, ending
+from qmond.processes.table import Process, ProcessTable, json_text, words_of
 
-__all__ = ["Line", "Reference", "content"]
+__all__ = ["Line", "Reference", "address", "content"]
 
 Line = tuple[bytes, int, int, int]
 """A line with its newline, its event's number, its process, and the other process or the same."""
@@ -59,6 +62,30 @@ def content(data: bytes, *, truncated: bool) -> tuple[bytes, bytes | None]:
         if truncated and error.reason == "unexpected end of data":
             return json_bytes(data[: error.start].decode()), None
     return json_text(data), base64.b64encode(data)
+
+
+def address(data: bytes) -> bytes:
+    """Return a struct sockaddr as text: `192.0.2.7:80`, `unix:/run/x.sock`, `family:16`."""
+    data = data[:ADDRESS_MAX]
+    if len(data) < 2:
+        return b"family:none"
+    (family,) = unpack_from("=H", data)
+    port = int.from_bytes(data[2:4])
+    if family == socket.AF_INET and len(data) >= 8:
+        return f"{ipaddress.IPv4Address(data[4:8])}:{port}".encode()
+    if family == socket.AF_INET6 and len(data) >= 24:
+        return f"[{_ipv6(data[8:24])}]:{port}".encode()
+    if family == socket.AF_UNIX:
+        path = data[2:]
+        return b"unix:" + (b"@" + path[1:] if path[:1] == b"\0" else path.partition(b"\0")[0])
+    return b"family:%d" % family
+
+
+def _ipv6(data: bytes) -> str:
+    host = ipaddress.IPv6Address(data)
+    if host.ipv4_mapped is not None:  # from Python 3.13 on in dotted form
+        return f"::ffff:{int.from_bytes(data[12:14]):x}:{int.from_bytes(data[14:]):x}"
+    return str(host)
 
 
 # ---- makers: one a field, `,"key":value` or nothing ---------------------------------------------
@@ -110,20 +137,7 @@ def _make_content(_field: Field, key: bytes) -> _Maker:
     )
 
 
-def _make_exact_address(record: Record) -> bytes:
-    if record.data[:2] != b"\1\0":
-        return b""
-    path = record.data[2:]
-    path = b"@" + path[1:] if path.startswith(b"\0") else path.split(b"\0", 1)[0]
-    if text_of(path).encode() == path:
-        return b""
-    return b',"addr_b64":"%b"' % base64.b64encode(b"unix:" + path)
-
-
-def _make_exact(field: Field, key: bytes) -> _Maker:
-    if field.key == "addr_b64":
-        return _make_exact_address
-
+def _make_exact(_field: Field, key: bytes) -> _Maker:
     def make(record: Record) -> bytes:
         exact = content(record.data, truncated=bool(record.flags & Flag.TRUNCATED))[1]
         return b'%b"%b"' % (key, exact) if exact is not None else b""
@@ -132,7 +146,17 @@ def _make_exact(field: Field, key: bytes) -> _Maker:
 
 
 def _make_address(_field: Field, key: bytes) -> _Maker:
-    return lambda record: key + json_bytes(address(record.data))
+    return lambda record: key + json_text(record.data)
+
+
+def _of_address(make: _Maker) -> _Maker:
+    """Return a maker that is given the text of a record's address, whole, in place of the data."""
+
+    def make_of(record: Record) -> bytes:
+        flags = record.flags & ~Flag.TRUNCATED
+        return make(replace(record, data=address(record.data), flags=flags))
+
+    return make_of
 
 
 def _make_flag(field: Field, key: bytes) -> _Maker:
@@ -257,11 +281,14 @@ class Reference:
         )
 
     def _compile(self, event: Event) -> tuple[_Maker, ...]:
-        return tuple(
-            _MAKERS[field.form](field, b',"%b":' % field.key.encode())
-            for field in event.fields
-            if field.form is not Form.GIVEN and (self._full or not field.added)
-        )
+        has_address = any(field.form is Form.ADDRESS for field in event.fields)
+        makers = []
+        for field in event.fields:
+            if field.form is not Form.GIVEN and (self._full or not field.added):
+                maker = _MAKERS[field.form](field, b',"%b":' % field.key.encode())
+                is_text = has_address and field.form in {Form.ADDRESS, Form.EXACT}
+                makers.append(_of_address(maker) if is_text else maker)
+        return tuple(makers)
 
 
 def _follow(processes: ProcessTable, number: int, pid: int, a: int, b: int) -> None:

@@ -6,20 +6,31 @@ import re
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import Reference, content
+from reference import Reference, address, content
 
 from qmond.bpf.ring import RingBuffer
 from qmond.clock import Anchor
 from qmond.events.calls import NAMES as CALL_NAMES
-from qmond.events.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, RECORD_FORMAT, Flag
-from qmond.events.table import EVENTS, NUMBER, PUBLIC
-from qmond.lines.encoder import Encoder, address, ending
+from qmond.events.fields import Event
+from qmond.events.fields import given as from_the_daemon
+from qmond.events.records import (
+    IMAGE,
+    IMAGE_FORMAT,
+    PARENT_FORMAT,
+    PARENTS_MAX,
+    RECORD_FORMAT,
+    Flag,
+)
+from qmond.events.table import BY_NAME, EVENTS, NUMBER, PUBLIC
+from qmond.lines import compiler
+from qmond.lines.encoder import Encoder, ending
 from qmond.processes.table import Answer, Process, ProcessTable
 
 ANCHOR = Anchor(1_700_000_000_000_000_000)
@@ -332,17 +343,43 @@ def test_many_processes_come_and_go() -> None:
         (struct.pack("=H", socket.AF_UNIX), "unix:"),
         (struct.pack("=H", 16) + bytes(10), "family:16"),
         (struct.pack("=H", socket.AF_INET) + b"\x00", "family:2"),
+        (struct.pack("=H", socket.AF_INET6) + bytes(22), "[::]:0"),
+        (struct.pack("=H", socket.AF_UNIX) + b"/" * 126, "unix:" + "/" * 126),
+        (struct.pack("=H", socket.AF_UNIX) + b"/" * 127, "unix:" + "/" * 126),
         (b"", "family:none"),
     ],
 )
 def test_addresses(data: bytes, text: str) -> None:
-    assert address(data) == text
+    assert address(data) == text.encode()
+    (line,) = lines(record("CONNECT", data))
+    assert line["addr"] == text
+
+
+@given(
+    st.sampled_from([socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, 0xFFFF]),
+    st.binary(max_size=6),
+    st.binary(max_size=140)
+    | st.lists(st.sampled_from([b"\0\0", b"\0\1", b"\xff\xff"]), min_size=8).map(b"".join),
+    st.integers(0, 7),
+)
+def test_any_address_is_the_references_to_the_byte(
+    family: int, head: bytes, data: bytes, flags: int
+) -> None:
+    sockaddr = struct.pack("=H", family) + head + data
+    lines(record("CONNECT", sockaddr, flags=flags | Flag.COUNTED))
 
 
 def test_what_lies_behind_a_sockets_path_is_none_of_it() -> None:
     """A program gives the kernel the whole struct, and has often written no more than the path."""
     (line,) = lines(record("CONNECT", struct.pack("=H", socket.AF_UNIX) + b"/run/x\0\xff\xfe"))
     assert (line["addr"], line.get("addr_b64")) == ("unix:/run/x", None)
+
+
+def test_a_sockets_path_that_ends_within_a_character_has_its_bytes() -> None:
+    cut = struct.pack("=H", socket.AF_UNIX) + b"/x\xe2\x82"
+    (line,) = lines(record("CONNECT", cut, flags=Flag.COUNTED | Flag.TRUNCATED | Flag.FAULT))
+    assert line["addr"] == "unix:/x\ufffd\ufffd"
+    assert base64.b64decode(line["addr_b64"]) == b"unix:/x\xe2\x82"
 
 
 @pytest.mark.parametrize(
@@ -386,11 +423,36 @@ def test_statistics_carry_their_type_as_evt() -> None:
     assert encoder.seq == 2
 
 
-def test_every_event_of_a_record_is_known_to_the_encoder() -> None:
-    assert [event.name for event in EVENTS if event.internal] == [
-        "IMAGE",
-        "OVER_BUDGET",
-    ]
+@pytest.mark.parametrize("event", [e for e in EVENTS if e.is_recorded], ids=lambda e: e.name)
+def test_every_event_of_a_record_becomes_a_line_or_moves_the_process_table(event: Event) -> None:
+    encoder = Encoder()
+    raw = image(event.name, b"x", b"y") if event.layout is IMAGE else record(event.name)
+    found = drained(encoder, Ring(raw), table(encoder.forget))
+    assert encoder.take_failed() == {}
+    assert len(found) == (0 if event.name == "OVER_BUDGET" else 1)
+
+
+def test_what_no_record_can_bring_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    setuid = BY_NAME["SETUID"]
+    wrong = replace(
+        setuid, fields=(*setuid.fields, from_the_daemon("name", "string", "whose it is"))
+    )
+    monkeypatch.setattr(compiler, "EVENTS", (wrong,))
+    with pytest.raises(ValueError, match="SETUID: no record brings name"):
+        compiler.Compiler(full=True)
+
+
+def test_what_only_python_could_tell_and_does_not_is_a_lost_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setuid = BY_NAME["SETUID"]
+    fields = (*setuid.fields, from_the_daemon("name", "string", "whose it is"))
+    told = replace(setuid, state=True, fields=fields)
+    changed = tuple(told if event is setuid else event for event in EVENTS)
+    monkeypatch.setattr(compiler, "EVENTS", changed)
+    encoder = Encoder()
+    assert drained(encoder, Ring(record("SETUID")), table()) == []
+    assert encoder.take_failed() == {"SETUID": 1}
 
 
 def test_a_process_is_looked_up_where_its_record_was_lost() -> None:
