@@ -878,12 +878,13 @@ int on_messages(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-int on_connect(struct bpf_raw_tracepoint_args *ctx)
+int on_address(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct entered entered;
 	if (go_on(&entered, (void *)ctx->args[0]))
-		send_content(&entered, CONTENT_ADDRESS, (const void *)argument(&entered.regs, 1),
-			     (u32)argument(&entered.regs, 2), 0, 0);
+		send_content(&entered, CONTENT_ADDRESS,
+			     (const void *)argument(&entered.regs, entered.call.arg_a),
+			     (u32)argument(&entered.regs, entered.call.arg_b), argument(&entered.regs, 0), 0);
 	return 0;
 }
 

@@ -20,22 +20,25 @@ LIMIT: Final = 512
 
 HANDLERS: Final = (
     "none",
-    "path",
-    "write",
-    "integers",
-    "connect",
+    "path",  # the data: the path that an argument points to
+    "write",  # the data: a buffer, the second argument, of as many bytes as the third; a: the first
+    "integers",  # a and b: two arguments
+    "address",  # the data: a socket address, and the argument that has its size; a: the first one
     "mmap",
-    "read",
+    "read",  # as write, at the exit and with as many bytes as were read
     "wait",
     "waitid",
-    "late",
-    "writev",
-    "readv",
-    "messages",
-    "result",
+    "late",  # at the exit: what is done at the entry, once more if a page was absent then
+    "writev",  # as write, with a vector
+    "readv",  # as read, with a vector
+    "messages",  # a: the sum of the sizes of messages; an argument may say how many there are
+    "result",  # at the exit, where it did not fail: the first argument and the result
     "fork",
 )
-"""The kernel side's programs that a call can be handed to, at its entry or its exit."""
+"""The kernel side's programs, one a shape, that a call is handed to at its entry or its exit.
+
+What they put into a record: its data, its slots `a` and `b`. A call's row says which arguments.
+"""
 
 CALL: Final[Layout] = (
     ("event", "u16"),
@@ -84,7 +87,7 @@ CALLS: Final = (
     Call("pwritev",       "WRITE",        296,    70,    "writev",   "late"),
     Call("pwritev2",      "WRITE",        328,    287,   "writev",   "late"),
     Call("socket",        "SOCKET",       41,     198,   "integers", "none",   (0, 1), own=True),
-    Call("connect",       "CONNECT",      42,     203,   "connect",  "late",   own=True),
+    Call("connect",       "CONNECT",      42,     203,   "address",  "late",   (1, 2), own=True),
     Call("sendto",        "SENDTO",       44,     206,   "integers", "none",   (2,), own=True),
     Call("sendmsg",       "SENDTO",       46,     211,   "messages", "late"),
     Call("sendmmsg",      "SENDTO",       307,    269,   "messages", "late",   (2,)),
