@@ -14,6 +14,7 @@ __all__ = [
     "Event",
     "Field",
     "Form",
+    "Group",
     "address",
     "content",
     "exact",
@@ -39,6 +40,19 @@ class Form(StrEnum):
     CALL = "call"  # the system call's name, where it is not the event's own
     BIN = "bin"  # the interpreter's file name, from the process table
     GIVEN = "given"  # the daemon gives the value; `json` says which type
+
+
+class Group(StrEnum):
+    """What an event is about."""
+
+    PROCESS = "process"
+    IDENTITY = "identity"
+    FILE = "file"
+    NET = "net"
+    MEMORY = "memory"
+    SIGNAL = "signal"
+    DAEMON = "daemon"
+    LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +81,11 @@ DAEMON: Final = "the daemon"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One type of event. `other` names the slot that holds a second process' ID, for filters."""
+    """One type of event.
+
+    `other` names the slot that holds a second process' ID, for filters. `strace` is how a line is
+    told in strace's manner, with keys in braces; ctl/show/strace.py says what may stand there.
+    """
 
     name: str
     when: str
@@ -80,6 +98,8 @@ class Event:
     internal: bool = False  # for the process table alone: no line is made of it
     statistic: bool = False  # carries its name as `evt`
     other: str = ""
+    group: Group | None = None
+    strace: str = ""
     layout: Layout = RECORD
 
     @property

@@ -14,6 +14,7 @@ from qmond.events.fields import (
     Event,
     Field,
     Form,
+    Group,
     address,
     content,
     exact,
@@ -69,6 +70,7 @@ EVENTS: Final = (
         ),
         thread=False,
         process=False,
+        group=Group.DAEMON,
     ),
     Event(
         "END",
@@ -80,6 +82,7 @@ EVENTS: Final = (
         ),
         thread=False,
         process=False,
+        group=Group.DAEMON,
     ),
     Event(
         "TRACK_OPENAT",
@@ -90,6 +93,8 @@ EVENTS: Final = (
             Field("bin", Form.BIN, "the interpreter's file name, whole"),
             *text("file", "the path as it was asked for"),
         ),
+        group=Group.FILE,
+        strace="(AT_FDCWD?, {file}, ?) = ?",
     ),
     Event(
         "TRACK_FORK",
@@ -110,30 +115,40 @@ EVENTS: Final = (
         ),
         state=True,
         other="a",
+        group=Group.PROCESS,
+        strace="() = {child}",
     ),
     Event(
         "EXEC",
         "execve or execveat of a monitored process",
         "sys_enter",
         (_PID, *text("filename", "the path as it was asked for")),
+        group=Group.PROCESS,
+        strace="({filename}, ?) = ?",
     ),
     Event(
         "READ",
         "a read returned n > 0 bytes",
         "sys_exit",
         (_PID, _FD, *content("what came in", "what the call read")),
+        group=Group.FILE,
+        strace="({fd}, {buf}, ?) = {len}",
     ),
     Event(
         "WRITE",
         "a write of n > 0 bytes was asked for",
         "sys_enter",
         (_PID, _FD, *content("what was to go out", "what the call was asked to write")),
+        group=Group.FILE,
+        strace="({fd}, {buf}, {len}) = ?",
     ),
     Event(
         "READLINKAT",
         "readlinkat or readlink",
         "sys_enter",
         (_PID, *text("path", "the path as it was asked for")),
+        group=Group.FILE,
+        strace="(AT_FDCWD?, {path}, ?) = ?",
     ),
     Event(
         "SOCKET",
@@ -144,6 +159,8 @@ EVENTS: Final = (
             integer("domain", "a", "s32", "address family, AF_*"),
             integer("type", "b", "s32", "socket type, SOCK_*, with its flags"),
         ),
+        group=Group.NET,
+        strace="({domain:family}, {type:socket}, ?) = ?",
     ),
     Event(
         "CONNECT",
@@ -153,12 +170,16 @@ EVENTS: Final = (
             _PID,
             *address("`192.0.2.7:80`, `unix:/run/x.sock`, …"),
         ),
+        group=Group.NET,
+        strace="(?, {addr}, ?) = ?",
     ),
     Event(
         "SENDTO",
         "sendto, sendmsg or sendmmsg",
         "sys_enter",
         (_PID, integer("len", "a", "u64", "what the messages hold", "bytes"), _UNREADABLE, CALL),
+        group=Group.NET,
+        strace="(?, ?, {len}) = ?",
     ),
     Event(
         "RECVFROM",
@@ -170,6 +191,8 @@ EVENTS: Final = (
             _UNREADABLE,
             CALL,
         ),
+        group=Group.NET,
+        strace="(?, ?, {size}) = ?",
     ),
     Event(
         "DUP2",
@@ -181,6 +204,8 @@ EVENTS: Final = (
             integer("newfd", "b", "s32", "its copy"),
             CALL,
         ),
+        group=Group.FILE,
+        strace="({oldfd}, {newfd}) = ?",
     ),
     Event(
         "WAIT4_EXITED",
@@ -191,6 +216,8 @@ EVENTS: Final = (
             integer("reaped_child", "a", "s32", "the child, as the caller's pid namespace counts"),
             CALL,
         ),
+        group=Group.PROCESS,
+        strace="(?) = {reaped_child}",
     ),
     Event(
         "FREE_SUM",
@@ -229,18 +256,23 @@ EVENTS: Final = (
         ),
         thread=False,
         other="tid",
+        strace="--- switch from {prev_pid} to {next_pid} ---",
     ),
     Event(
         "SIGNAL_GENERATE",
         "any signal generated for a monitored process",
         "signal_generate",
         (_PID, integer("sig", "a", "s32", "signal number")),
+        group=Group.SIGNAL,
+        strace="--- {sig:signal} ---",
     ),
     Event(
         "SETUID",
         "setuid, setreuid or setresuid",
         "sys_enter",
         (_PID, integer("uid", "a", "s32", "the (effective) user ID that was asked for"), CALL),
+        group=Group.IDENTITY,
+        strace="({uid}) = ?",
     ),
     Event(
         "MPROTECT",
@@ -253,12 +285,16 @@ EVENTS: Final = (
             Field("exec", Form.BIT, "PROT_EXEC", slot="a", bit=2),
             CALL,
         ),
+        group=Group.MEMORY,
+        strace="(?, ?, {read|write|exec:PROT_NONE}) = ?",
     ),
     Event(
         "MADVICE",
         "madvise",
         "sys_enter",
         (_PID, Field("advice", Form.ADVICE, "by name; `MADV_OTHER` beyond", slot="a", ctype="s32")),
+        group=Group.MEMORY,
+        strace="(?, ?, {advice}) = ?",
     ),
     Event(
         "TRACK_ADOPT",
@@ -289,6 +325,8 @@ EVENTS: Final = (
         state=True,
         own=True,
         layout=IMAGE,
+        group=Group.PROCESS,
+        strace="+++ watched from here on ({origin}): [{argv:words}] +++",
     ),
     Event(
         "EXIT",
@@ -302,6 +340,8 @@ EVENTS: Final = (
         thread=False,
         state=True,
         own=True,
+        group=Group.PROCESS,
+        strace="+++ {signal:ending} +++",
     ),
     Event(
         "IO_URING",
@@ -320,6 +360,7 @@ EVENTS: Final = (
             ),
         ),
         own=True,
+        group=Group.FILE,
     ),
     Event(
         "CLOCK",
@@ -337,6 +378,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        group=Group.DAEMON,
     ),
     Event(
         "LOST",
@@ -351,6 +393,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        group=Group.LOSS,
     ),
     Event(
         "SUPPRESSED",
@@ -364,6 +407,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        group=Group.LOSS,
     ),
     Event(
         "DROPPED",
@@ -373,6 +417,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        group=Group.LOSS,
     ),
     Event(
         "GAP",
@@ -385,6 +430,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        group=Group.LOSS,
     ),
     Event(
         "IMAGE",

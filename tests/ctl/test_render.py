@@ -1,8 +1,10 @@
 """Events as people read them; what guests chose does not reach the terminal as it is."""
 
 import json
+import re
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from qmond.ctl.show import render, strace
 from qmond.ctl.show.text import cut, pad, width
+from qmond.events.table import BY_NAME
 
 WRITE: dict[str, Any] = {
     "ts": 12.5, "event": "WRITE", "pid": 4011, "fd": 1, "buf": "hi\n", "len": 3, "truncated": False,
@@ -110,3 +113,32 @@ def test_in_straces_manner(event: dict[str, Any], told: str) -> None:
     line = strace.line(event | {"ts": 1.5})
     pid = event.get("pid", event.get("parent"))
     assert line == (f"[pid {pid}] " if pid else "") + f"       1.500000 {told}"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("READ", "read(?, ?, ?) = ?"),
+        ("CONNECT", "connect(?, ?, ?) = ?"),
+        ("SOCKET", "socket(?, ?, ?) = ?"),
+        ("EXIT", "+++ exited with ? +++"),
+        ("TRACK_ADOPT", "+++ watched from here on (?): [] +++"),
+    ],
+)
+def test_what_a_line_lacks_is_not_known_to_strace_either(name: str, told: str) -> None:
+    """A client may choose keys, and `fields: original` leaves some out."""
+    assert strace.line({"event": name, "ts": 1.5}) == f"       1.500000 {told}"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "fault"),
+    [
+        ("READ", "({fd}, {size}) = ?", "READ: it has not the keys size"),
+        ("MPROTECT", "({read|run}) = ?", "MPROTECT: it has not the keys read|run"),
+        ("SIGNAL_GENERATE", "--- {sig:word} ---", "SIGNAL_GENERATE: there is no notation word"),
+        ("SIGNAL_GENERATE", "({sig}) = ?", "SIGNAL_GENERATE: no call is its own"),
+    ],
+)
+def test_a_row_that_cannot_be_shown_is_refused(name: str, row: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        strace.parts(replace(BY_NAME[name], strace=row))

@@ -9,30 +9,27 @@ from typing import Any, Final
 
 from qmond.ctl.show.text import cut, pad, printable
 from qmond.ctl.show.text import width as width_of
+from qmond.events.fields import Group
+from qmond.events.table import PUBLIC
 
-__all__ = ["line", "moment", "quoted"]
+__all__ = ["ASIDE", "line", "moment", "quoted"]
 
-_ASIDE: Final = {"ts", "time", "seq", "tid", "arch", "guest", "event", "evt", "pid", "start"}
-"""Keys that are columns, or that a person seldom asks for."""
+ASIDE: Final = frozenset({"ts", "time", "seq", "tid", "arch", "guest", "event", "evt", "pid"})
+"""Keys that are columns, or that a person seldom asks for; `start` likewise."""
 _RESET: Final = "\033[0m"
 _DIM: Final = "\033[2m"
+_RED, _GREEN, _YELLOW, _BLUE, _MAGENTA, _CYAN = (f"\033[{number}m" for number in range(31, 37))
 _COLOURS: Final = {
-    "red": "\033[31m",
-    "green": "\033[32m",
-    "yellow": "\033[33m",
-    "blue": "\033[34m",
-    "magenta": "\033[35m",
-    "cyan": "\033[36m",
+    Group.LOSS: _RED,
+    Group.PROCESS: _GREEN,
+    Group.IDENTITY: _GREEN,
+    Group.FILE: _CYAN,
+    Group.NET: _MAGENTA,
+    Group.SIGNAL: _YELLOW,
+    Group.MEMORY: _YELLOW,
+    Group.DAEMON: _BLUE,
 }
-_COLOUR_OF: Final = (
-    ("red", "LOST DROPPED GAP SUPPRESSED"),
-    ("green", "TRACK_ADOPT TRACK_FORK EXEC EXIT WAIT4_EXITED SETUID"),
-    ("cyan", "TRACK_OPENAT READLINKAT READ WRITE DUP2 IO_URING"),
-    ("magenta", "SOCKET CONNECT SENDTO RECVFROM"),
-    ("yellow", "SIGNAL_GENERATE MPROTECT MADVICE"),
-    ("blue", "START END CLOCK"),
-)
-_COLOUR: Final = {name: _COLOURS[colour] for colour, names in _COLOUR_OF for name in names.split()}
+_COLOUR: Final = {event.name: _COLOURS[event.group] for event in PUBLIC if event.group}
 
 
 def line(event: Mapping[str, Any], *, width: int | None = None, colour: bool = False) -> str:
@@ -74,7 +71,7 @@ def _told(key: str, value: object) -> str:
 
 
 def _is_told(key: str, value: object) -> bool:
-    return key not in _ASIDE and value is not None and value is not False
+    return key not in ASIDE and key != "start" and value is not None and value is not False
 
 
 def _value(value: object) -> str:

@@ -1,119 +1,148 @@
-"""An event in strace's manner: what qmond does not know of a call is `?`."""
+"""An event in strace's manner: what qmond does not know of a call is `?`.
+
+How, its row of the table says (`strace`). There a key in braces stands for its value, shown as its
+form is, or as the notation behind a colon says; `{one|other:NONE}` for the names of those bits that
+are set, or NONE. A row that begins with a parenthesis tells of a call, whose name comes before it.
+"""
 
 from __future__ import annotations
 
 import json
 import signal
 from collections.abc import Callable, Mapping
+from string import Formatter
 from typing import Any, Final
 
-from qmond.ctl.show.render import moment, quoted
+from qmond.ctl.show.render import ASIDE, moment, quoted
 from qmond.ctl.show.text import printable
+from qmond.events.calls import CALLS
+from qmond.events.fields import Event, Field, Form
+from qmond.events.table import PUBLIC
 
-__all__ = ["line"]
+__all__ = ["line", "parts"]
 
-_Event = Mapping[str, Any]
+_Line = Mapping[str, Any]
+_Part = Callable[[_Line], str]
 _DOMAINS: Final = {1: "AF_UNIX", 2: "AF_INET", 10: "AF_INET6", 16: "AF_NETLINK", 17: "AF_PACKET"}
 _TYPES: Final = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 5: "SOCK_SEQPACKET"}
 _FLAGS: Final = {0o2000000: "SOCK_CLOEXEC", 0o4000: "SOCK_NONBLOCK"}
-_PROTECTION: Final = (("read", "PROT_READ"), ("write", "PROT_WRITE"), ("exec", "PROT_EXEC"))
 
 
-def line(event: _Event) -> str:
+def line(event: _Line) -> str:
     """Return one line, without its end."""
     name = str(event.get("event") or event.get("evt") or "?")
     pid = event.get("pid", event.get("parent", event.get("prev_pid")))
-    told = _TOLD.get(name, _plain)(event)
-    if call := _CALLS.get(name):
-        told = f"{printable(str(event.get('call', call)))}({told}"
+    told = "".join(part(event) for part in _PARTS.get(name, (_plain,)))
     who = "" if pid in (None, -1) else f"[pid {pid}] "
     return printable(f"{who}{moment(event)} {told}")
 
 
-def _plain(event: _Event) -> str:
+def _plain(event: _Line) -> str:
     name = event.get("event") or event.get("evt")
-    aside = {"ts", "time", "seq", "tid", "arch", "guest", "event", "evt", "pid"}
-    told = {key: value for key, value in event.items() if key not in aside}
+    told = {key: value for key, value in event.items() if key not in ASIDE}
     return f"*** {printable(f'{name} {json.dumps(told, ensure_ascii=False)}')} ***"
 
 
-def _text(event: _Event, key: str) -> str:
-    return "?" if event.get("fault") and not event.get(key) else quoted(str(event.get(key, "")))
+# ---- how a value is shown: each notation takes a line and a key --------------------------------
 
 
-def _buffer(event: _Event) -> str:
+def _value(event: _Line, key: str) -> str:
+    return str(event.get(key, "?"))
+
+
+def _text(event: _Line, key: str) -> str:
+    unknown = key not in event or (event.get("fault") and not event[key])
+    return "?" if unknown else quoted(str(event[key]))
+
+
+def _content(event: _Line, key: str) -> str:
     if event.get("redacted"):
         return "?"
-    return _text(event, "buf") + ("..." if event.get("truncated") else "")
+    return _text(event, key) + ("..." if event.get("truncated") else "")
 
 
-def _socket(event: _Event) -> str:
-    domain, kind = event.get("domain", 0), event.get("type", 0)
-    flags = [name for bit, name in _FLAGS.items() if kind & bit]
-    base = kind & ~sum(_FLAGS)
-    return (
-        f"{_DOMAINS.get(domain, domain)}, {'|'.join([_TYPES.get(base, str(base)), *flags])}, ?) = ?"
-    )
+def _family(event: _Line, key: str) -> str:
+    number = event.get(key)
+    return _DOMAINS.get(number, str(number)) if isinstance(number, int) else "?"
 
 
-def _protection(event: _Event) -> str:
-    return "|".join(name for key, name in _PROTECTION if event.get(key)) or "PROT_NONE"
+def _socket(event: _Line, key: str) -> str:
+    number = event.get(key)
+    if not isinstance(number, int):
+        return "?"
+    base = number & ~sum(_FLAGS)
+    flags = [name for bit, name in _FLAGS.items() if number & bit]
+    return "|".join([_TYPES.get(base, str(base)), *flags])
 
 
-def _signal(number: object) -> str:
+def _signal(event: _Line, key: str) -> str:
+    number = event.get(key)
     try:
         return signal.Signals(number).name if isinstance(number, int) else "?"
     except ValueError:
         return f"SIG{number}"
 
 
-def _ended(event: _Event) -> str:
-    if event.get("signal") is not None:
-        return f"+++ killed by {_signal(event['signal'])} +++"
-    return f"+++ exited with {event.get('code')} +++"
+def _ending(event: _Line, key: str) -> str:
+    if event.get(key) is not None:
+        return f"killed by {_signal(event, key)}"
+    return f"exited with {_value(event, 'code')}"
 
 
-def _adopted(event: _Event) -> str:
-    argv = ", ".join(quoted(str(word)) for word in event.get("argv", []))
-    return f"+++ watched from here on ({event.get('origin')}): [{argv}] +++"
+def _words(event: _Line, key: str) -> str:
+    return ", ".join(quoted(str(word)) for word in event.get(key, []))
 
 
-_CALLS: Final = {
-    "TRACK_OPENAT": "openat",
-    "TRACK_FORK": "fork",
-    "EXEC": "execve",
-    "READ": "read",
-    "WRITE": "write",
-    "READLINKAT": "readlinkat",
-    "SOCKET": "socket",
-    "CONNECT": "connect",
-    "SENDTO": "sendto",
-    "RECVFROM": "recvfrom",
-    "DUP2": "dup2",
-    "WAIT4_EXITED": "wait4",
-    "SETUID": "setuid",
-    "MPROTECT": "mprotect",
-    "MADVICE": "madvise",
+_BY_FORM: Final = {Form.TEXT: _text, Form.ADDRESS: _text, Form.CONTENT: _content}
+"""Of other forms values are shown as they are."""
+_NOTATIONS: Final = {
+    "ending": _ending,
+    "family": _family,
+    "signal": _signal,
+    "socket": _socket,
+    "words": _words,
 }
-"""The call that an event tells of, where `call` does not name another."""
-_TOLD: Final[dict[str, Callable[[_Event], str]]] = {
-    "TRACK_OPENAT": lambda e: f"AT_FDCWD?, {_text(e, 'file')}, ?) = ?",
-    "TRACK_FORK": lambda e: f") = {e.get('child')}",
-    "EXEC": lambda e: f"{_text(e, 'filename')}, ?) = ?",
-    "READ": lambda e: f"{e.get('fd')}, {_buffer(e)}, ?) = {e.get('len', '?')}",
-    "WRITE": lambda e: f"{e.get('fd')}, {_buffer(e)}, {e.get('len', '?')}) = ?",
-    "READLINKAT": lambda e: f"AT_FDCWD?, {_text(e, 'path')}, ?) = ?",
-    "SOCKET": _socket,
-    "CONNECT": lambda e: f"?, {_text(e, 'addr')}, ?) = ?",
-    "SENDTO": lambda e: f"?, ?, {e.get('len')}) = ?",
-    "RECVFROM": lambda e: f"?, ?, {e.get('size')}) = ?",
-    "DUP2": lambda e: f"{e.get('oldfd')}, {e.get('newfd')}) = ?",
-    "WAIT4_EXITED": lambda e: f"?) = {e.get('reaped_child')}",
-    "SETUID": lambda e: f"{e.get('uid')}) = ?",
-    "MPROTECT": lambda e: f"?, ?, {_protection(e)}) = ?",
-    "MADVICE": lambda e: f"?, ?, {printable(str(e.get('advice')))}) = ?",
-    "SIGNAL_GENERATE": lambda e: f"--- {_signal(e.get('sig'))} ---",
-    "SCHED_SWITCH": lambda e: f"--- switch from {e.get('prev_pid')} to {e.get('next_pid')} ---",
-    "EXIT": _ended,
-    "TRACK_ADOPT": _adopted,
-}
+
+
+# ---- what the table says -------------------------------------------------------------------------
+
+
+def parts(event: Event) -> tuple[_Part, ...]:
+    """Return what makes an event's text, piece by piece.
+
+    Raises ValueError where its row names a key, a notation or a call that is not there.
+    """
+    found = [_call(event.name)] if event.strace.startswith("(") else []
+    fields = {field.key: field for field in event.fields}
+    for text, keys, notation, _ in Formatter().parse(event.strace):
+        found.append(_literal(text))
+        if keys is not None:
+            found.append(_shown(event.name, fields, keys, notation or ""))
+    return tuple(found)
+
+
+def _literal(text: str) -> _Part:
+    return lambda _: text
+
+
+def _call(name: str) -> _Part:
+    own = [call.name for call in CALLS if call.event == name and call.own]
+    if not own:
+        raise ValueError(f"{name}: no call is its own")
+    return lambda event: str(event.get("call", own[0]))
+
+
+def _shown(name: str, fields: Mapping[str, Field], keys: str, notation: str) -> _Part:
+    chosen = [fields[key] for key in keys.split("|") if key in fields]
+    if len(chosen) != keys.count("|") + 1:
+        raise ValueError(f"{name}: it has not the keys {keys}")
+    if all(field.form is Form.BIT for field in chosen):
+        bits = {field.key: field.meaning for field in chosen}
+        return lambda event: "|".join(bits[key] for key in bits if event.get(key)) or notation
+    if notation and notation not in _NOTATIONS:
+        raise ValueError(f"{name}: there is no notation {notation}")
+    show = _NOTATIONS.get(notation) or _BY_FORM.get(chosen[0].form, _value)
+    return lambda event: show(event, keys)
+
+
+_PARTS: Final = {event.name: parts(event) for event in PUBLIC if event.strace}
