@@ -11,7 +11,7 @@ import sys
 
 from qmond.ctl.show.text import columns, json_text
 from qmond.errors import QmondError
-from qmond.events.schema import common, table
+from qmond.events.schema import keys, table
 from qmond.events.table import BY_NAME, PUBLIC
 
 __all__ = ["add_arguments", "run"]
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         event = BY_NAME[name]
         rows = [
             (f"  {field.key}", field.json or field.form.value, field.unit, field.meaning)
-            for field in (*event.fields, *common(event))
+            for field in keys(event)
         ]
         sys.stdout.write(f"{event.name}: {event.when}\n{columns(rows, ())}")
     return 0

@@ -97,6 +97,7 @@ class Event:
     own: bool = False  # qmond's own: the original interface does not have it
     internal: bool = False  # for the process table alone: no line is made of it
     statistic: bool = False  # carries its name as `evt`
+    rare: bool = False  # its lines are kept a second time, by user: log/lives.py
     other: str = ""
     group: Group | None = None
     strace: str = ""

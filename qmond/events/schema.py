@@ -16,7 +16,7 @@ from qmond.events.fields import Event, Field, Form
 from qmond.events.table import COMMON, PUBLIC, SCHEMA_VERSION
 from qmond.events.words import ALLOCATIONS, LAUNCHES
 
-__all__ = ["common", "page", "schema", "table", "translation"]
+__all__ = ["keys", "original_keys", "page", "schema", "shape", "table", "translation"]
 
 _INTEGER: Final = {"type": "integer"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
@@ -85,21 +85,24 @@ _FORMS: Final[dict[Form, dict[str, Any]]] = {
 }
 
 
-def common(event: Event) -> tuple[Field, ...]:
-    """Return the keys at the end of an event's lines with `fields: full`."""
+def keys(event: Event) -> tuple[Field, ...]:
+    """Return the keys of an event's lines with `fields: full`, behind those of its head."""
     left_out = set()
     if not event.thread:
         left_out.add("tid")
     if not event.process:
         left_out |= {"arch", "guest", "guest_b64"}
-    return tuple(field for field in COMMON if field.key not in left_out)
+    return (*event.fields, *(field for field in COMMON if field.key not in left_out))
 
 
 def original_keys(event: Event) -> tuple[str, ...]:
     """Return the keys of an event's lines with `fields: original`, in their order."""
     kept = tuple(field.key for field in event.fields if not field.added)
-    head = ("ts", "pid", "evt") if event.statistic else ("ts", "event")
-    return head + kept
+    return _head(event) + kept
+
+
+def _head(event: Event) -> tuple[str, ...]:
+    return ("ts", "pid", "evt") if event.statistic else ("ts", "event")
 
 
 def schema() -> dict[str, Any]:
@@ -112,22 +115,18 @@ def schema() -> dict[str, Any]:
 
 
 def _event_schema(event: Event) -> dict[str, Any]:
-    properties: dict[str, Any] = {"ts": {"type": "number", "minimum": 0}}
-    if event.statistic:
-        properties |= {"pid": {"const": -1}, "evt": {"const": event.name}}
-    else:
-        properties["event"] = {"const": event.name}
+    head: dict[str, Any] = {"ts": {"type": "number", "minimum": 0}, "pid": {"const": -1}}
+    properties = {key: head.get(key, {"const": event.name}) for key in _head(event)}
     required = list(properties)
-    for field in event.fields:
-        properties[field.key] = _shape(field) | {"description": field.meaning}
-        if not field.optional and not field.added:
+    for field in keys(event):
+        properties[field.key] = shape(field) | {"description": field.meaning}
+        if field in event.fields and not field.optional and not field.added:
             required.append(field.key)
-    for field in common(event):
-        properties[field.key] = _shape(field) | {"description": field.meaning}
     return _object(properties, required) | {"title": event.name, "description": event.when}
 
 
-def _shape(field: Field) -> dict[str, Any]:
+def shape(field: Field) -> dict[str, Any]:
+    """Return the JSON Schema of a key's value."""
     return _GIVEN[field.json] if field.form is Form.GIVEN else _FORMS[field.form]
 
 
@@ -187,12 +186,12 @@ def _table(fields: tuple[Field, ...], say: Say) -> str:
 
 
 def _type(field: Field, say: Say) -> str:
-    shape = _shape(field)
-    if "const" in shape:
-        return json.dumps(shape["const"])
-    kind = shape.get("type", "")
+    found = shape(field)
+    if "const" in found:
+        return json.dumps(found["const"])
+    kind = found.get("type", "")
     kinds = [kind] if isinstance(kind, str) else kind
-    words = [json.dumps(value) for value in shape["enum"]] if "enum" in shape else kinds
+    words = [json.dumps(value) for value in found["enum"]] if "enum" in found else kinds
     return f" {say('or')} ".join(words)
 
 
@@ -223,7 +222,7 @@ def table() -> list[dict[str, Any]]:
             "name": event.name,
             "when": event.when,
             "own": event.own,
-            "fields": [_described(field) for field in (*event.fields, *common(event))],
+            "fields": [_described(field) for field in keys(event)],
         }
         for event in PUBLIC
     ]

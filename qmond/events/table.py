@@ -29,6 +29,8 @@ __all__ = [
     "BY_NAME",
     "COMMON",
     "EVENTS",
+    "FIELDS",
+    "HEAD",
     "NAMES",
     "NUMBER",
     "PUBLIC",
@@ -43,6 +45,12 @@ _UNREADABLE = flag("fault", Flag.FAULT, "true where not all of it could be added
 _FD = integer("fd", "a", "s32", "file descriptor")
 
 
+HEAD: Final = (
+    given("ts", "number", "CLOCK_MONOTONIC in seconds at the moment of the event", added=False),
+    given("event", "string", "the type of the line", added=False),
+    given("evt", "string", "the same, of a statistic", added=False),
+)
+"""What stands at the beginning of every line: `ts`, and one of the others."""
 COMMON: Final = (
     given("time", "string", "the same moment in UTC, RFC 3339 with microseconds"),
     given("seq", "integer", "one more on every line of this boot"),
@@ -70,6 +78,7 @@ EVENTS: Final = (
         ),
         thread=False,
         process=False,
+        rare=True,
         group=Group.DAEMON,
     ),
     Event(
@@ -82,6 +91,7 @@ EVENTS: Final = (
         ),
         thread=False,
         process=False,
+        rare=True,
         group=Group.DAEMON,
     ),
     Event(
@@ -115,6 +125,7 @@ EVENTS: Final = (
         ),
         state=True,
         other="a",
+        rare=True,
         group=Group.PROCESS,
         strace="() = {child}",
     ),
@@ -123,6 +134,7 @@ EVENTS: Final = (
         "execve or execveat of a monitored process",
         "sys_enter",
         (_PID, *text("filename", "the path as it was asked for")),
+        rare=True,
         group=Group.PROCESS,
         strace="({filename}, ?) = ?",
     ),
@@ -170,6 +182,7 @@ EVENTS: Final = (
             _PID,
             *address("`192.0.2.7:80`, `unix:/run/x.sock`, …"),
         ),
+        rare=True,
         group=Group.NET,
         strace="(?, {addr}, ?) = ?",
     ),
@@ -271,6 +284,7 @@ EVENTS: Final = (
         "setuid, setreuid or setresuid",
         "sys_enter",
         (_PID, integer("uid", "a", "s32", "the (effective) user ID that was asked for"), CALL),
+        rare=True,
         group=Group.IDENTITY,
         strace="({uid}) = ?",
     ),
@@ -325,6 +339,7 @@ EVENTS: Final = (
         state=True,
         own=True,
         layout=IMAGE,
+        rare=True,
         group=Group.PROCESS,
         strace="+++ watched from here on ({origin}): [{argv:words}] +++",
     ),
@@ -340,6 +355,7 @@ EVENTS: Final = (
         thread=False,
         state=True,
         own=True,
+        rare=True,
         group=Group.PROCESS,
         strace="+++ {signal:ending} +++",
     ),
@@ -360,6 +376,7 @@ EVENTS: Final = (
             ),
         ),
         own=True,
+        rare=True,
         group=Group.FILE,
     ),
     Event(
@@ -378,6 +395,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        rare=True,
         group=Group.DAEMON,
     ),
     Event(
@@ -393,6 +411,7 @@ EVENTS: Final = (
         own=True,
         thread=False,
         process=False,
+        rare=True,
         group=Group.LOSS,
     ),
     Event(
@@ -457,5 +476,7 @@ BY_NAME: Final = {event.name: event for event in EVENTS}
 NUMBER: Final = {event.name: number for number, event in enumerate(EVENTS)}
 NAMES: Final = tuple(event.name for event in EVENTS)
 PUBLIC: Final = tuple(event for event in EVENTS if not event.internal)
+FIELDS: Final = (*HEAD, *(field for event in PUBLIC for field in event.fields), *COMMON)
+"""Every key that a line can have, as often as events have it."""
 STREAM_ONLY: Final = frozenset({"DROPPED", "GAP"})
 """What tells of one client's own stream: it is in no log, and every client is told."""

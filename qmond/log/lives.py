@@ -22,28 +22,15 @@ import orjson
 
 from qmond.config.keys import Log
 from qmond.errors import QmondError
-from qmond.events.table import NUMBER
+from qmond.events.table import EVENTS
 from qmond.log.files import open_directory, open_live
 from qmond.log.history import number_of
 
-__all__ = ["EVENTS", "Lives"]
+__all__ = ["Lives"]
 
 _log = logging.getLogger(__name__)
 
-EVENTS: Final = (
-    "START",
-    "END",
-    "TRACK_ADOPT",
-    "TRACK_FORK",
-    "EXEC",
-    "CONNECT",
-    "SETUID",
-    "IO_URING",
-    "EXIT",
-    "LOST",
-    "CLOCK",
-)
-_MASK: Final = sum(1 << NUMBER[name] for name in EVENTS)
+_MASK: Final = sum(1 << number for number, event in enumerate(EVENTS) if event.rare)
 _USERS: Final = 64
 """The most users with files. If there are more, those without lines for longest lose theirs."""
 _RANGE: Final = 1 << 16

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from qmond.errors import ProtocolError, RequestError
-from qmond.events.table import COMMON, NAMES, NUMBER, PUBLIC, STREAM_ONLY
+from qmond.events.table import FIELDS, NAMES, NUMBER, PUBLIC, STREAM_ONLY
 from qmond.events.tree import NEEDED
 from qmond.units import parse_seconds
 
@@ -50,11 +50,7 @@ ANSWER_MAX: Final = 4 << 20
 LAST_MAX: Final = 100_000
 PIDS_MAX: Final = 1024
 WHERE_MAX: Final = 4096
-KEYS: Final = frozenset(
-    ["ts", "event", "evt"]
-    + [field.key for event in PUBLIC for field in event.fields]
-    + [field.key for field in COMMON]
-)
+KEYS: Final = frozenset(field.key for field in FIELDS)
 """Every key that a line can have."""
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from qmond.bpf.header import STRUCTS, header
+from qmond.ctl.formats.table import COLUMNS
 from qmond.events import calls, schema
 from qmond.events.records import layout_format
 from qmond.events.table import BY_NAME, EVENTS, NUMBER
+from qmond.server.protocol import KEYS
 
 DOCS = Path(__file__).parents[2] / "docs"
 ORIGINAL = {
@@ -65,6 +67,12 @@ def test_events_are_told_with_the_keys_that_their_lines_have() -> None:
     }
     for name, row in keys.items():
         assert row - {"redacted"} <= branches[name]["properties"].keys()
+
+
+def test_whoever_names_keys_has_all_that_a_line_can_have() -> None:
+    """Filters, tables and the schema, which real lines are held against."""
+    found = {key for branch in schema.schema()["oneOf"] for key in branch["properties"]}
+    assert found == KEYS == {*COLUMNS, "evt"}
 
 
 def test_events_fit_into_the_mask() -> None:

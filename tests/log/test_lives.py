@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from qmond.config.keys import Keep, Log
-from qmond.events.table import NUMBER
+from qmond.events.table import EVENTS, NUMBER
 from qmond.lines.encoder import Encoder
 from qmond.log.lives import Lives
 
@@ -108,3 +109,9 @@ def test_no_trouble_with_them_is_the_daemons(tmp_path: Path) -> None:
     (tmp_path / "lives/uid-70.jsonl").unlink()
     kept.take(batch([told(7, 2)]))
     assert found(tmp_path) == {"uid-70.jsonl": [2]}
+
+
+def test_the_manual_names_the_events_that_are_kept() -> None:
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (named,) = re.findall(r"`/var/log/qmond/lives`\.\s+These\s+are ([^.]*)\.", text)
+    assert set(re.findall(r"`(\w+)`", named)) == {event.name for event in EVENTS if event.rare}

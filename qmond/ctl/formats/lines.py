@@ -19,8 +19,9 @@ from typing import IO, Any, Final
 import orjson
 
 from qmond.errors import QmondError
-from qmond.events.fields import Field, Form
-from qmond.events.table import COMMON, PUBLIC
+from qmond.events.fields import Field
+from qmond.events.schema import shape
+from qmond.events.table import COMMON, HEAD, PUBLIC
 from qmond.lognames import COMPRESSED, LIVE, rotated_files
 
 __all__ = ["Reading", "files_of", "read"]
@@ -33,45 +34,35 @@ _TOLD: Final = 5
 _SECONDS_MAX: Final = 1e10
 _CHUNK: Final = 1 << 16  # what it unpacks to is many times as large
 _ARCHIVES: Final = (".tar.gz", ".tgz")
-_INTEGER, _NUMBER, _TEXT, _LIST, _OBJECT = (int,), (int, float), (str,), (list,), (dict,)
-_NONE: Final = type(None)
-_SHAPES: Final[dict[str, tuple[type, ...]]] = {
-    "string?": (str, _NONE),
-    "strings": _LIST,
-    "integer": _INTEGER,
-    "integer?": (int, _NONE),
-    "number": _NUMBER,
-    "true": (bool,),
-    "parents": _LIST,
-    **dict.fromkeys(("by_event", "calls", "pages", "counters"), _OBJECT),
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
 }
-"""What a key's value is, by the table's word; everything else is text."""
-_FORMS: Final = {
-    Form.INT: _INTEGER,
-    Form.TICKS: _NUMBER,
-    Form.BIT: _INTEGER,
-    Form.FLAG: (bool,),
-}
+"""What a value of a JSON Schema's type is here."""
 
 
-def _shape(field: Field) -> tuple[type, ...]:
-    return _SHAPES.get(field.json, _TEXT) if field.json else _FORMS.get(field.form, _TEXT)
+def _types(field: Field) -> tuple[type, ...]:
+    found = shape(field)
+    if "type" in found:
+        names = [found["type"]] if isinstance(found["type"], str) else found["type"]
+        return tuple(kind for name in names for kind in _TYPES[name])
+    return tuple({type(value) for value in found.get("enum", [found.get("const")])})
 
 
 _OF_ANY: Final = {
-    "ts": _NUMBER,
-    "event": _TEXT,
-    "evt": _TEXT,
-    "pid": _INTEGER,  # -1 where an event is nobody's
-    "redacted": (bool,),
-    **{field.key: _shape(field) for field in COMMON},
+    "pid": _TYPES["integer"],  # -1 where an event is nobody's
+    **{field.key: _types(field) for field in (*HEAD, *COMMON)},
 }
 
 
 def _shapes() -> dict[str, dict[str, tuple[type, ...]]]:
     """Return by event what its keys' values are."""
     return {
-        event.name: _OF_ANY | {field.key: _shape(field) for field in event.fields}
+        event.name: _OF_ANY | {field.key: _types(field) for field in event.fields}
         for event in PUBLIC
     }
 

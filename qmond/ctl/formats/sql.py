@@ -19,7 +19,7 @@ from qmond.ctl.show.text import columns, printable
 from qmond.errors import QmondError
 from qmond.escape import json_bytes
 from qmond.events.fields import Field, Form
-from qmond.events.table import COMMON, PUBLIC
+from qmond.events.table import COMMON, FIELDS
 
 try:
     import duckdb
@@ -71,13 +71,8 @@ def _type(field: Field) -> Any:  # noqa: ANN401 - a type as from_json() has it
 
 def _types() -> dict[str, Any]:
     """Return each column's type; where events differ, it is the wider one, or text."""
-    found: dict[str, Any] = {
-        "ts": "DOUBLE",
-        "time": "TIMESTAMP",
-        "event": "VARCHAR",
-        "redacted": "BOOLEAN",
-    }
-    for field in (*COMMON, *(field for event in PUBLIC for field in event.fields)):
+    found: dict[str, Any] = {"time": "TIMESTAMP"}
+    for field in FIELDS:
         kind = _type(field)
         before = found.setdefault(field.key, kind)
         if before != kind and field.key != "time":
@@ -96,12 +91,8 @@ def _declared(kind: Any) -> str:  # noqa: ANN401 - a type as from_json() has it
 
 def described() -> str:
     """Return the table's columns as a person reads them: name, type, meaning."""
-    meanings = {
-        "ts": "CLOCK_MONOTONIC in seconds at the moment of the event",
-        "event": "the type of the line",
-        "redacted": "true where content was left out for who asked",
-    }
-    for field in (*COMMON, *(field for event in PUBLIC for field in event.fields)):
+    meanings: dict[str, str] = {}
+    for field in (*COMMON, *FIELDS):
         meanings.setdefault(field.key, field.meaning)
     rows = [(name, _declared(kind), meanings[name]) for name, kind in _types().items()]
     return columns([("COLUMN", "TYPE", "MEANING"), *rows], ())

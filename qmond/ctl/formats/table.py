@@ -10,16 +10,14 @@ from typing import Any, Final
 
 from qmond.ctl.show.text import printable
 from qmond.escape import json_bytes
-from qmond.events.table import COMMON, PUBLIC
+from qmond.events.table import FIELDS
 
 __all__ = ["COLUMNS", "cell", "csv_rows", "table"]
 
 COLUMNS: Final = tuple(
     dict.fromkeys(
         ["ts", "time", "seq", "event", "pid", "tid", "arch", "guest"]
-        + [field.key for event in PUBLIC for field in event.fields]
-        + [field.key for field in COMMON]
-        + ["redacted"]
+        + [field.key for field in FIELDS if field.key != "evt"]
     )
 )
 """Every key of every event, in an order that stays; `evt` is in `event`."""
