@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Records to lines of JSON, as fast as they come. It knows no event: what a line is made of it is
- * told as op codes, compiled from the table by encode.py. In front of this file stand, generated,
- * struct qmon_record and the numbers OP_… and HOW_….
+ * The encoder of records to lines of JSON. It knows no event by name: it runs op codes, which
+ * compiler.py makes from the table of events. struct qmon_record and the numbers OP_… and HOW_… are
+ * in a generated header in front of this file.
  *
- * It reads nothing outside a record, whatever the record says. It writes by put…() alone: each has a
- * writer, which knows where its buffer ends, and writes nothing where there is no room.
+ * It reads nothing outside of a record, whatever the record has in it. It writes only by put…(). Each
+ * of these functions has a writer, which knows the end of its buffer, and writes nothing without space.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,23 +18,23 @@
 #define RING_HEADER 8
 #define RING_BUSY 0x80000000u
 #define RING_DISCARD 0x40000000u
-#define SLACK 32 /* bytes behind each of our own texts, so that a copy may have a fixed size */
-#define NUMBER_MAX 20 /* digits of a 64-bit number; with its sign one more */
+#define SLACK 32 /* bytes after each constant text, so that it can be copied with a fixed size */
+#define NUMBER_MAX 20 /* digits of a 64-bit number, without its sign */
 #define MOMENT_MAX 27 /* a number, a point, six digits */
-#define ADDRESS_TEXT_MAX (ADDRESS_MAX + NUMBER_MAX) /* its text is hardly longer, and ends with a number */
-#define PROCESSES_MAX (8u << 20) /* bytes of processes' texts; it is a cache, and begins anew then */
+#define ADDRESS_TEXT_MAX (ADDRESS_MAX + NUMBER_MAX) /* hardly longer; a number at the end */
+#define PROCESSES_MAX (8u << 20) /* bytes of processes' texts; beyond it, this cache is emptied */
 
-/* the sizes below are sums and products of 32-bit numbers, and never wrap in one of 64 */
+/* the sizes below are sums and products of 32-bit numbers: they fit into 64 bits */
 _Static_assert(sizeof(size_t) == 8, "a size has 64 bits");
 
-/* Bytes that end somewhere. `used` is never more than `room`. */
+/* A buffer of `room` bytes, of which `used` are in use. */
 struct buffer {
 	char *data;
 	size_t used;
 	size_t room;
 };
 
-/* Where the next byte of a buffer goes, and where it ends; nowhere once something did not fit. */
+/* A position in a buffer, and its end. Both are NULL after a write that did not fit. */
 struct writer {
 	char *to;
 	char *end;
@@ -42,11 +42,11 @@ struct writer {
 
 struct qmond_op {
 	uint8_t kind;
-	uint8_t at; /* where in the record the number is, and its size in bytes */
+	uint8_t at; /* of a number: its offset in the record, and its size in bytes */
 	uint8_t size;
 	uint8_t bit;
-	uint32_t text; /* of a literal: where in the texts; of a name: its first row, the default */
-	uint32_t length; /* of a literal: bytes; of a name: rows */
+	uint32_t text; /* of a literal: its offset in the texts; of a name: its first row, the default */
+	uint32_t length; /* of a literal: its bytes; of a name: its rows */
 };
 
 struct qmond_name {
@@ -59,9 +59,9 @@ struct qmond_event {
 	uint32_t first_op;
 	uint32_t ops;
 	uint8_t how;
-	uint8_t other_at; /* the second process of the event, if its size is not 0 */
+	uint8_t other_at; /* offset of the event's second process, if its size is not 0 */
 	uint8_t other_size;
-	bool has_text; /* found here: whether a line has a text that a guest chose */
+	bool has_text; /* whether its lines have a text that a guest chose; found from its op codes */
 };
 
 struct qmond_line {
@@ -69,7 +69,7 @@ struct qmond_line {
 	uint32_t event;
 	uint32_t pid;
 	uint32_t other;
-	uint32_t raw; /* where the text is that a guest chose, as it was, and its size */
+	uint32_t raw; /* offset of the text that a guest chose, unescaped, and its size */
 	uint32_t raw_size;
 };
 
@@ -77,8 +77,8 @@ struct process {
 	uint32_t pid;
 	uint32_t bin;
 	uint32_t suffix;
-	bool withheld; /* its lines have no text */
-	char *text; /* both, one after the other; NULL where the slot is free */
+	bool withheld; /* whether its texts are left out */
+	char *text; /* bin, then suffix; NULL if the slot is free */
 };
 
 struct qmond_encoder {
@@ -88,39 +88,39 @@ struct qmond_encoder {
 	struct qmond_name *names;
 	char *texts;
 
-	struct process *processes; /* open addressing; a power of two */
+	struct process *processes; /* a hash table with open addressing; its size is a power of two */
 	uint32_t process_room;
 	uint32_t process_count;
 	size_t process_bytes;
 
 	struct buffer out;
-	size_t batch; /* bytes that a batch may have; `out` has room for as many again, for other lines */
+	size_t batch; /* the most bytes of a batch; `out` has twice as many, for qmond_replace() */
 	struct qmond_line *lines;
 	uint32_t line_room;
 	uint32_t line_count;
-	struct buffer raw; /* the texts that guests chose, each with a newline behind it */
+	struct buffer raw; /* the texts that guests chose, each with a newline after it */
 	bool keep_raw;
-	uint32_t *tally; /* lines of each process: where in the caller's arrays it is, and one */
+	uint32_t *tally; /* a hash table for qmond_tally(): the index of a process, plus one */
 	uint32_t tally_room; /* a power of two */
 
-	uint64_t seq; /* of the next line */
-	uint64_t epoch_us; /* what ts counts from */
-	int64_t offset_ns; /* from the monotonic to the wall clock */
-	int64_t second; /* that `utc` is the text of */
+	uint64_t seq; /* number of the next line */
+	uint64_t epoch_us; /* the zero of `ts`, in microseconds */
+	int64_t offset_ns; /* CLOCK_REALTIME minus CLOCK_MONOTONIC */
+	int64_t second; /* the second whose text is in `utc` */
 	char utc[20];
 	char address[ADDRESS_TEXT_MAX]; /* the text of a socket address, while its line is made */
 
-	bool shown; /* the ring's next record has been the caller's, and is to be encoded now */
-	const unsigned char *record; /* the one that the caller is asked about */
+	bool shown; /* the caller has handled the ring's next record, and it can be encoded now */
+	const unsigned char *record; /* the record for the caller to handle */
 	size_t record_size;
 };
 
 struct qmond_ring {
 	uint64_t *consumed;
 	const uint64_t *produced;
-	const unsigned char *data; /* what is in the ring from the position `origin` on */
+	const unsigned char *data; /* the mapped part of the ring, from the position `origin` on */
 	uint64_t origin;
-	uint64_t size; /* of that, in bytes */
+	uint64_t size; /* its size in bytes */
 };
 
 enum { QMOND_EMPTY, QMOND_FULL, QMOND_RECORD, QMOND_PROCESS, QMOND_BEYOND, QMOND_UNFIT };
@@ -134,7 +134,7 @@ static struct writer writer_of(const struct buffer *buffer)
 	return (struct writer){ buffer->data + buffer->used, buffer->data + buffer->room };
 }
 
-/* Makes what was written part of the buffer; false, and nothing changes, where it did not fit. */
+/* Adds what was written to the buffer. Returns false, and changes nothing, if it did not fit. */
 static bool keep(struct buffer *buffer, struct writer at)
 {
 	if (!at.to)
@@ -165,7 +165,7 @@ static inline struct writer put_char(struct writer at, char c)
 	return at;
 }
 
-/* The same as put() for one of our own texts, mostly a short one: there is SLACK behind it. */
+/* As put(), for a constant text, which is mostly short, and has SLACK bytes after it. */
 static inline struct writer put_own(struct writer at, const char *text, size_t length)
 {
 	if (length > SLACK || !fits(at, SLACK))
@@ -175,7 +175,7 @@ static inline struct writer put_own(struct writer at, const char *text, size_t l
 	return at;
 }
 
-/* These write where there is room, as many bytes as their name says at most; they return the end. */
+/* These write without a check, and return the end; the caller has checked the space. */
 
 static const char pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940"
 			    "4142434445464748495051525354555657585960616263646566676869707172737475767778798081"
@@ -213,7 +213,7 @@ static struct writer put_signed(struct writer at, int64_t value)
 	return put_unsigned(at, value < 0 ? -(uint64_t)value : (uint64_t)value);
 }
 
-/* A number of so many units, and `count` digits of what is less than one. */
+/* Writes a decimal number: the units, a point, and `count` digits of the fraction. */
 static struct writer put_fixed(struct writer at, uint64_t value, uint64_t unit, int count)
 {
 	if (!fits(at, MOMENT_MAX))
@@ -232,16 +232,16 @@ static struct writer put_digits(struct writer at, uint64_t value, int count)
 	return at;
 }
 
-/* Whether each of eight characters stands in JSON as it is: 0x20 to 0x7E without `"` and `\`. */
+/* Whether eight characters need no escape in JSON: 0x20 to 0x7E without `"` and `\`. */
 static bool plain(uint64_t eight)
 {
 	const uint64_t ones = ~0ull / 255, highs = ones << 7;
 	uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\', del = eight ^ ones * 0x7F;
-	/* a byte's high bit is set where the byte was less than what was taken away */
+	/* the high bit of a byte is set if the byte was less than what was subtracted */
 	return !((eight | (eight - ones * ' ') | (quote - ones) | (slash - ones) | (del - ones)) & highs);
 }
 
-/* How many bytes the character is that begins here: 0 where it is none, -1 where it is cut off. */
+/* The length of the UTF-8 character that begins here; 0 if it is not valid, -1 if it is cut off. */
 static int utf8(const unsigned char *text, size_t length)
 {
 	unsigned char first = text[0], least = 0x80, most = 0xBF;
@@ -252,7 +252,7 @@ static int utf8(const unsigned char *text, size_t length)
 		return 0;
 	size = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
 	if (first == 0xE0)
-		least = 0xA0; /* or it would be longer than it needs to be */
+		least = 0xA0; /* otherwise it is an overlong form */
 	if (first == 0xED)
 		most = 0x9F; /* surrogates */
 	if (first == 0xF0)
@@ -270,8 +270,8 @@ static int utf8(const unsigned char *text, size_t length)
 	return size;
 }
 
-/* Whether a terminal might act on a character of two or three bytes: C1 controls, those that turn
- * text around, line and paragraph separators. */
+/* Whether a terminal may act on a character of two or three bytes: C1 controls, bidirectional
+ * controls, line and paragraph separators. */
 static bool is_active(const unsigned char *c, int size)
 {
 	if (size == 2)
@@ -293,15 +293,15 @@ static char *escape_to(char *to, uint32_t code)
 }
 
 /*
- * A JSON string; each byte that is no UTF-8 becomes U+FFFD, and `exact` false. A character that
- * the end of what was captured cut in two is left out.
+ * Writes a JSON string. Each byte that is not UTF-8 becomes U+FFFD, and `exact` becomes false. An
+ * incomplete character at the end of truncated content is left out.
  */
 static struct writer put_text(struct writer into, const unsigned char *text, size_t length, bool truncated, bool *exact)
 {
 	static const char shorts[] = "btn\0fr"; /* from \x08 on */
 	char *to = into.to;
 	*exact = true;
-	if (!fits(into, 6 * length + 2)) /* no byte becomes more than six */
+	if (!fits(into, 6 * length + 2)) /* a byte becomes at most six */
 		return nowhere;
 	*to++ = '"';
 	for (size_t at = 0; at < length;) {
@@ -391,7 +391,7 @@ static uint32_t big_endian(const unsigned char *two)
 	return (uint32_t)two[0] << 8 | two[1];
 }
 
-/* As RFC 5952 has it, save that one that stands for an IPv4 address is not told apart. */
+/* As in RFC 5952, but an IPv4-mapped address is written in hexadecimal, too. */
 static struct writer put_ipv6(struct writer to, const unsigned char *address)
 {
 	int first = 8, most = 1; /* the longest run of zeros, and the first of them, becomes `::` */
@@ -443,7 +443,7 @@ static struct writer put_address(struct writer to, const unsigned char *data, si
 	return put(to, path, strnlen(path, length));
 }
 
-/* "2026-11-23T08:34:52." of seconds since 1970, by the civil calendar. */
+/* Writes seconds since 1970 as "2026-11-23T08:34:52.". */
 static void set_utc(struct qmond_encoder *encoder, int64_t second)
 {
 	int64_t days = second / 86400, rest = second % 86400;
@@ -523,8 +523,8 @@ static size_t bytes_of(const struct process *process)
 }
 
 /*
- * Enters a process' constant parts of a line; false where there is no memory. Where there are too
- * many bytes of them all others are forgotten: they are asked for again.
+ * Enters the constant parts of the lines of a process. Returns false if there is no memory. If the
+ * texts of all processes are too large together, all others are forgotten, and asked for again.
  */
 bool qmond_enter(struct qmond_encoder *encoder, uint32_t pid, const char *bin, uint32_t bin_length,
 		 const char *suffix, uint32_t suffix_length, bool withheld)
@@ -556,7 +556,7 @@ void qmond_forget(struct qmond_encoder *encoder, uint32_t pid)
 	encoder->process_count--;
 	free(slot->text);
 	slot->text = NULL;
-	/* whoever went past this slot on the way to its own is entered again */
+	/* the entries after this slot may belong into it: they are entered again */
 	for (uint32_t at = (uint32_t)(slot - encoder->processes) + 1; encoder->processes[at & mask].text; at++) {
 		struct process moved = encoder->processes[at & mask];
 		encoder->processes[at & mask].text = NULL;
@@ -564,7 +564,7 @@ void qmond_forget(struct qmond_encoder *encoder, uint32_t pid)
 	}
 }
 
-/* Says whether the lines of a process are to have texts from here on; it may not be entered. */
+/* Sets whether texts of a process are left out from here on. Does nothing if it is not entered. */
 void qmond_withhold(struct qmond_encoder *encoder, uint32_t pid, bool withheld)
 {
 	struct process *slot = slot_of(encoder, pid);
@@ -595,7 +595,7 @@ static int64_t signed_at(const struct qmon_record *record, uint8_t at, uint8_t s
 
 static const struct qmond_name *name_of(const struct qmond_name *rows, uint32_t count, int64_t number)
 {
-	uint32_t low = 1, high = count; /* the first row is for all that have none */
+	uint32_t low = 1, high = count; /* the first row is the default */
 	while (low < high) {
 		uint32_t middle = (low + high) / 2;
 		if (rows[middle].number == number)
@@ -703,7 +703,7 @@ static void note_line(struct qmond_encoder *encoder, size_t begin, uint32_t even
 	encoder->seq++;
 }
 
-/* Adds a line that somebody else made; false where there is no room. */
+/* Adds a line that the caller made. Returns false if there is no space. */
 bool qmond_append(struct qmond_encoder *encoder, const char *line, size_t length, uint32_t event, uint32_t pid,
 		  uint32_t other)
 {
@@ -716,8 +716,8 @@ bool qmond_append(struct qmond_encoder *encoder, const char *line, size_t length
 	return true;
 }
 
-/* Adds the line of a record, and keeps the text that a guest chose for who looks for secrets in it;
- * false where there is no room, and then nothing has changed. */
+/* Adds the line of a record, and keeps the text that a guest chose, for redaction. Returns false, and
+ * changes nothing, if there is no space. */
 static bool add_line(struct qmond_encoder *encoder, const struct qmond_event *event,
 		     const struct qmon_record *record, const unsigned char *data, size_t size,
 		     const struct process *process)
@@ -742,11 +742,12 @@ static bool add_line(struct qmond_encoder *encoder, const struct qmond_event *ev
 }
 
 /*
- * Moves records from the ring into the batch until the ring is empty or the batch is full. Where
- * it returns QMOND_RECORD, the caller has to do with `record`, and calls again: it is encoded
- * then if its event says so. QMOND_PROCESS asks for that of the record's process to be entered,
- * QMOND_BEYOND for `data` to begin further on. QMOND_UNFIT tells that the line of `record` is too
- * long for any batch: there is none.
+ * Moves records from the ring into the batch, until the ring is empty (QMOND_EMPTY) or the batch is
+ * full (QMOND_FULL). Other results ask the caller to do something, and to call again:
+ * QMOND_RECORD: handle `record`; then it is encoded, if its event is to be.
+ * QMOND_PROCESS: enter the process of `record`.
+ * QMOND_BEYOND: map the ring further on.
+ * QMOND_UNFIT: the line of `record` is too long for any batch, and was left out.
  */
 int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 {
@@ -766,7 +767,7 @@ int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 		length &= ~RING_DISCARD;
 		uint64_t next = at + (((uint64_t)length + RING_HEADER + 7) & ~7ull);
 		if (next > end)
-			break; /* no record of the kernel's */
+			break; /* not a record of the kernel's */
 		if (ring->size - start < next - at) {
 			result = QMOND_BEYOND;
 			break;
@@ -818,7 +819,7 @@ void qmond_clear(struct qmond_encoder *encoder)
 	encoder->raw.used = 0;
 }
 
-/* Puts other lines in place of those of the batch; false where they are not as many, or too long. */
+/* Replaces the lines of the batch. Returns false if their number differs, or they are too long. */
 bool qmond_replace(struct qmond_encoder *encoder, const char *lines, size_t size)
 {
 	size_t at = 0;
@@ -830,7 +831,7 @@ bool qmond_replace(struct qmond_encoder *encoder, const char *lines, size_t size
 	}
 	if (at != size || size > 2 * encoder->batch)
 		return false;
-	encoder->out.room = 2 * encoder->batch; /* as was allocated */
+	encoder->out.room = 2 * encoder->batch; /* the allocated size */
 	encoder->out.used = 0;
 	keep(&encoder->out, put(writer_of(&encoder->out), lines, size));
 	at = 0;
@@ -841,7 +842,7 @@ bool qmond_replace(struct qmond_encoder *encoder, const char *lines, size_t size
 	return true;
 }
 
-/* How many lines there are of each event; `counts` has EVENTS_MAX of them. */
+/* Counts the lines of each event; `counts` has EVENTS_MAX elements. */
 void qmond_count(const struct qmond_encoder *encoder, uint64_t *counts)
 {
 	memset(counts, 0, EVENTS_MAX * sizeof(*counts));
@@ -849,7 +850,8 @@ void qmond_count(const struct qmond_encoder *encoder, uint64_t *counts)
 		counts[encoder->lines[at].event]++;
 }
 
-/* Finds how many lines there are of each process; both arrays have room for as many as lines. */
+/* Counts the lines of each process, and returns the number of processes. Both arrays have an element
+ * for each line. */
 uint32_t qmond_tally(struct qmond_encoder *encoder, uint32_t *pids, uint32_t *counts)
 {
 	uint32_t found = 0, mask = encoder->tally_room - 1;
@@ -884,9 +886,8 @@ static bool is_among(const uint32_t *pids, size_t count, uint32_t pid)
 }
 
 /*
- * Copies the lines whose event's bit is in the mask and, where `pids` is not NULL, one of
- * whose processes is among them, in ascending order, as far as there is room. Returns how many
- * bytes; `chosen` how many lines.
+ * Copies the lines whose event is in `mask`, and, if `pids` is not NULL, one of whose processes is in
+ * that sorted array, as far as there is space. Returns the number of bytes; `chosen` is that of lines.
  */
 size_t qmond_select(const struct qmond_encoder *encoder, uint64_t mask, const uint32_t *pids, size_t count, char *to,
 		    size_t room, uint32_t *chosen)
@@ -909,7 +910,7 @@ size_t qmond_select(const struct qmond_encoder *encoder, uint64_t mask, const ui
 	return (size_t)(at_end.to - to);
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- creation and destruction -------------------------------------------------------------- */
 
 void qmond_free(struct qmond_encoder *encoder)
 {
@@ -928,7 +929,7 @@ void qmond_free(struct qmond_encoder *encoder)
 	free(encoder);
 }
 
-/* Copies rows, and has SLACK behind them; NULL where there is no memory. */
+/* Copies rows, with SLACK bytes after them. Returns NULL if there is no memory. */
 static void *copy(const void *from, size_t count, size_t size)
 {
 	size_t bytes;
@@ -938,13 +939,13 @@ static void *copy(const void *from, size_t count, size_t size)
 	return to && bytes ? memcpy(to, from, bytes) : to;
 }
 
-/* Whether the rows from `first` on, `count` of them, are among `all`. */
+/* Whether `count` rows from `first` on are within `all` rows. */
 static bool are_within(uint64_t first, uint64_t count, uint64_t all)
 {
 	return first <= all && count <= all - first;
 }
 
-/* Whether an op code is one, and means nothing outside a record or the tables. */
+/* Whether an op code is valid, and refers to nothing outside of a record or the tables. */
 static bool is_right(const struct qmond_encoder *encoder, const struct qmond_op *op, size_t name_count, size_t text_size)
 {
 	bool numeric = op->kind >= OP_UNSIGNED && op->kind <= OP_NAME;
@@ -964,7 +965,7 @@ static bool is_right(const struct qmond_encoder *encoder, const struct qmond_op 
 	return true;
 }
 
-/* Returns NULL where there is no memory, or the tables are wrong; `batch` is in bytes. */
+/* Returns NULL if there is no memory, or the tables are not valid; `batch` is in bytes. */
 struct qmond_encoder *qmond_new(const struct qmond_event *events, uint32_t event_count, const struct qmond_op *ops,
 				size_t op_count, const struct qmond_name *names, size_t name_count, const char *texts,
 				size_t text_size, size_t batch)
