@@ -1,8 +1,9 @@
 """The messages between core and front, beside the lines of events: each message is a line.
 
-The front asks questions, `{"id":…,"op":…,"args":{…}}`, and sends its figures once a second,
-`{"beat":{…}}`. The core sends `KIND ID JSON`. KIND is `ok`, `cut` (an answer that had to be
-shorter), `error`, `settings`, or `finish` at the end. The core trusts no message of the front.
+The front asks questions, `{"id":…,"op":…,"args":{…}}`. It sends its figures, `{"beat":{…}}`, every
+few seconds and when they change. The core sends `KIND ID JSON`. KIND is `ok`, `cut` (an answer that
+had to be shorter), `error`, `settings`, or `finish` at the end. The core trusts no message of the
+front.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests that nobody thought of: a hub must answer each, and grow by nothing.
 
-python tests/storms.py storm 1000000    against a hub on a real socket
-python tests/storms.py guided 1000000    its parsers, guided by coverage (pip: atheris)
+python tests/server/storms.py storm 1000000     against a hub on a real socket
+python tests/server/storms.py guided 1000000    its parsers, guided by coverage (pip: atheris)
 """
 
 import asyncio
