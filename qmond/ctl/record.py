@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from qmond.ctl.runs import ARCHIVES
 from qmond.ctl.show.text import printable
 from qmond.errors import QmondError
 from qmond.lognames import LIVE
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _FAILED: Final = 125  # as env(1) and timeout(1) have it
-_ARCHIVES: Final = (".tar.gz", ".tgz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +106,7 @@ def _folder(output: Path) -> Iterator[Path]:
     Raises OSError, and at once where there is something already.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    if not output.name.endswith(_ARCHIVES):
+    if not output.name.endswith(ARCHIVES):
         output.mkdir(mode=0o700)  # it holds what others read and wrote
         yield output
         return

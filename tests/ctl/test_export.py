@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_those_who_have_gone() -> None:
 
     known = _Tracks()
     assert sum(1 for _ in known.all([*EVENTS, *forks()])) > 20_000
-    assert len(known._lives) < 1100
+    assert len(known._processes) < 1100
     assert len(known._threads) < 10
 
 
@@ -226,8 +226,8 @@ def test_files_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / "events.jsonl").write_bytes(lines[2] + torn + lines[3] + lines[4][:-5])
     assert list(read([tmp_path])) == EVENTS[:4]
     said = capsys.readouterr().err
-    assert f"{tmp_path}/events.jsonl:2: no JSON; left out" in said
-    assert f"{tmp_path}/events.jsonl:3: no JSON object; left out" in said
+    assert f"{tmp_path}/events.jsonl:2: not JSON; left out" in said
+    assert f"{tmp_path}/events.jsonl:3: not a JSON object; left out" in said
     assert "12 lines were left out in all" in said
 
 
@@ -244,14 +244,14 @@ def test_the_archive_of_a_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b'{"ts":1.0,"event":"READ","pid":"7"}\n', "'READ': `pid` is no int"),
-        (b'{"ts":1.0,"event":"OF_LATER","pid":[]}\n', "'OF_LATER': `pid` is no int"),
-        (b'{"ts":1.0,"evt":"ALLOC_SUM","meta":3}\n', "'ALLOC_SUM': `meta` is no dict"),
-        (b'{"ts":-1,"event":"READ"}\n', "`ts` is no time"),
-        (b'{"ts":1e300,"event":"READ"}\n', "`ts` is no time"),
+        (b'{"ts":1.0,"event":"READ","pid":"7"}\n', "'READ': `pid` is not of type int"),
+        (b'{"ts":1.0,"event":"OF_LATER","pid":[]}\n', "'OF_LATER': `pid` is not of type int"),
+        (b'{"ts":1.0,"evt":"ALLOC_SUM","meta":3}\n', "'ALLOC_SUM': `meta` is not of type dict"),
+        (b'{"ts":-1,"event":"READ"}\n', "`ts` is not a time"),
+        (b'{"ts":1e300,"event":"READ"}\n', "`ts` is not a time"),
         (b'{"ts":"1","event":"READ"}\n', "it has no `ts`"),
         (b'{"ts":1.0,"event":"READ","buf":"abc', "cut off before its end"),
-        (b"\x00\n", "no JSON"),
+        (b"\x00\n", "not JSON"),
     ],
 )
 def test_what_is_no_event_is_told_and_left_out(tmp_path: Path, line: bytes, why: str) -> None:
@@ -273,7 +273,10 @@ def test_what_is_of_a_later_version_is_told_once_and_kept(tmp_path: Path) -> Non
     assert said == [
         f"{file}:13: the event 'OF_A_LATER_VERSION' is not known to this version",
         f"{file}:15: the key 'new\\x1b' of EXEC is not known to this version",
-        "lines with what is not known to this version: 2 'EXEC.new\\x1b', 1 'OF_A_LATER_VERSION'",
+        (
+            "lines with events or keys not known to this version: "
+            "2 'EXEC.new\\x1b', 1 'OF_A_LATER_VERSION'"
+        ),
     ]
 
 
@@ -285,7 +288,7 @@ def test_what_is_of_a_later_version_is_told_once_and_kept(tmp_path: Path) -> Non
         ("a.gz", gzip.compress(b"x" * 1000, mtime=0)[:14] + b"\xff" * 30, "a.gz: "),
         ("a.zst", b"no zstd at all", "Unknown frame descriptor"),
         ("a.zst", zstandard.compress(bytes(range(256)) * 9)[:-3], "cut off before its end"),
-        ("a.tar.gz", gzip.compress(b"", mtime=0), "there is no events.jsonl in it|empty"),
+        ("a.tar.gz", gzip.compress(b"", mtime=0), "contains no events.jsonl|empty"),
         ("a.tar.gz", b"no tar", "a.tar.gz: "),
     ],
 )
@@ -300,7 +303,7 @@ def test_what_cannot_be_unpacked_is_told(
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(QmondError, match=r"none: No such file"):
         list(read([tmp_path / "none"]))
-    with pytest.raises(QmondError, match=r"there is no events\.jsonl in it"):
+    with pytest.raises(QmondError, match=r"contains no events\.jsonl"):
         list(read([tmp_path]))
 
 

@@ -1,1 +1,1 @@
-"""What qmonctl writes for other programs: tracks, Chrome, Perfetto, CSV, SQL."""
+"""Formats for other programs: traces (Perfetto, Chrome), CSV, and tables for SQL."""

@@ -1,4 +1,4 @@
-"""A trace in the JSON of Chrome's Trace Event Format, which many viewers read."""
+"""Traces in Chrome's Trace Event Format (JSON), which many viewers read."""
 
 from __future__ import annotations
 
@@ -15,44 +15,47 @@ _ASYNC: Final = {Kind.BEGIN: "b", Kind.END: "e"}
 
 
 def trace(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """Yield a trace's bytes, piece by piece.
+    """Yield the bytes of a trace, in chunks.
 
-    Two processes of one number, one after the other, are one row here: the format has no other name
-    for them.
+    The format names a process by its ID alone. So processes that have the same ID, one after the
+    other, share a row.
     """
-    before = b'{"displayTimeUnit":"ns","traceEvents":[\n'
-    for found in marks(events):
-        told = _name(found) if isinstance(found, Track) else None
-        if isinstance(found, Mark):
-            told = _mark(found)
-        if told is not None:
-            yield before + json_bytes(told)
-            before = b",\n"
-    yield (before if before.startswith(b"{") else b"") + b"\n]}\n"
+    separator = b'{"displayTimeUnit":"ns","traceEvents":[\n'
+    for item in marks(events):
+        entry = _metadata(item) if isinstance(item, Track) else None
+        if isinstance(item, Mark):
+            entry = _trace_event(item)
+        if entry is not None:
+            yield separator + json_bytes(entry)
+            separator = b",\n"
+    yield (separator if separator.startswith(b"{") else b"") + b"\n]}\n"
 
 
-def _name(track: Track) -> dict[str, Any] | None:
-    """Return what gives a row its name; counters and slices have it in each of their events."""
+def _metadata(track: Track) -> dict[str, Any] | None:
+    """Return the metadata event with the name of a row.
+
+    Counters and slices of a CPU need none: their events have the name.
+    """
     if track.is_counter or not track.pid:
         return None
     kind = "thread_name" if track.tid else "process_name"
-    about = {"ph": "M", "name": kind, "pid": track.pid, "args": {"name": track.name}}
-    return about | ({"tid": track.tid} if track.tid else {})
+    entry = {"ph": "M", "name": kind, "pid": track.pid, "args": {"name": track.name}}
+    return entry | ({"tid": track.tid} if track.tid else {})
 
 
-def _mark(mark: Mark) -> dict[str, Any]:
+def _trace_event(mark: Mark) -> dict[str, Any]:
     track = mark.track
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "ph": _PHASES[mark.kind],
         "ts": mark.ts / 1000,  # microseconds
         "pid": track.pid,
-        "tid": track.tid or track.pid,  # a process' life is on its first thread's row
+        "tid": track.tid or track.pid,  # the slices of a process are on its first thread's row
         "name": mark.name,
     }
     if mark.kind == Kind.COUNTER:
-        return found | {"name": track.name, "args": {track.unit: mark.amount}}
+        return entry | {"name": track.name, "args": {track.unit: mark.amount}}
     if mark.kind == Kind.INSTANT:
-        found["s"] = "t"  # on its thread's row
-    elif not track.pid:  # a CPU's slices cross the lives', so they get a row of their own
-        found |= {"ph": _ASYNC[mark.kind], "cat": "cpu", "id": track.number, "name": "running"}
-    return found | ({"args": mark.values} if mark.values else {})
+        entry["s"] = "t"  # on its thread's row
+    elif not track.pid:  # slices of a CPU overlap those of processes: they get a row of their own
+        entry |= {"ph": _ASYNC[mark.kind], "cat": "cpu", "id": track.number, "name": "running"}
+    return entry | ({"args": mark.values} if mark.values else {})

@@ -1,7 +1,7 @@
-"""Events out of files: logs, compressed or not, what `qmonctl record` wrote, or standard input.
+"""Reading events from logs (also compressed), from records of `qmonctl record`, and from stdin.
 
-What is no event, and what a later version told, is said on standard error by file and line, and
-counted. It ends nothing.
+A line that is not an event is reported with its file and line number, counted, and left out. Events
+and keys of a later version are reported and counted, too, but not left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 import orjson
 
+from qmond.ctl.runs import ARCHIVES
 from qmond.errors import QmondError
 from qmond.events.fields import Field
 from qmond.events.schema import shape
@@ -29,11 +30,12 @@ __all__ = ["Reading", "files_of", "read"]
 Event = dict[str, Any]
 Lines = Iterable[bytes]
 
-_TOLD: Final = 5
-"""How many bad lines of a file are told one by one."""
+_REPORTS_MAX: Final = 5
+"""How many bad lines of a file are reported one by one."""
+_UNKNOWN_MAX: Final = 100
+"""How many unknown events and keys are counted by name."""
 _SECONDS_MAX: Final = 1e10
-_CHUNK: Final = 1 << 16  # what it unpacks to is many times as large
-_ARCHIVES: Final = (".tar.gz", ".tgz")
+_CHUNK: Final = 1 << 16  # compressed bytes; unpacked, they are many times as many
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "integer": (int,),
     "number": (int, float),
@@ -53,38 +55,38 @@ def _types(field: Field) -> tuple[type, ...]:
     return tuple({type(value) for value in found.get("enum", [found.get("const")])})
 
 
-_OF_ANY: Final = {
-    "pid": _TYPES["integer"],  # -1 where an event is nobody's
+_COMMON_TYPES: Final = {
+    "pid": _TYPES["integer"],  # -1: the event belongs to no process
     **{field.key: _types(field) for field in (*HEAD, *COMMON)},
 }
 
 
-def _shapes() -> dict[str, dict[str, tuple[type, ...]]]:
-    """Return by event what its keys' values are."""
+def _types_by_event() -> dict[str, dict[str, tuple[type, ...]]]:
+    """Return the types of the values, by event and key."""
     return {
-        event.name: _OF_ANY | {field.key: _types(field) for field in event.fields}
+        event.name: _COMMON_TYPES | {field.key: _types(field) for field in event.fields}
         for event in PUBLIC
     }
 
 
 class Reading:
-    """Reads events, and keeps the count of what is not as this version knows it.
+    """Reads events, and counts the lines that this version does not know.
 
-    `tell` is given each finding, as one line of text.
+    `report` is called with each problem, as one line of text.
     """
 
-    def __init__(self, tell: Callable[[str], object]) -> None:
+    def __init__(self, report: Callable[[str], object]) -> None:
         self.bad: Counter[str] = Counter()
-        """By file: lines that were left out."""
+        """Lines that were left out, by file."""
         self.unknown: Counter[str] = Counter()
-        """Events and keys (`READ.key`) of a later version: how many lines have them."""
-        self._tell = tell
-        self._shapes = _shapes()
+        """Lines with an event or key (`READ.key`) of a later version, by its name."""
+        self._report = report
+        self._types = _types_by_event()
 
     def events(self, paths: Iterable[Path]) -> Iterator[Event]:
-        """Yield the events of files; a folder means its logs, `-` standard input.
+        """Yield the events of files. A folder stands for the logs in it, `-` for standard input.
 
-        Raises QmondError where a file cannot be read.
+        Raises QmondError if a file cannot be read.
         """
         for path in files_of(paths):
             try:
@@ -96,92 +98,95 @@ class Reading:
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise QmondError(f"{path}: {reason}") from error
-        self._sum_up()
+        self._report_totals()
 
     def parse(self, line: bytes, path: Path, number: int) -> Event | None:
-        """Return a line's event, or None for what is none."""
+        """Return the event of a line, or None if it is not an event.
+
+        `path` and `number` (of the line, from 1) are for reports.
+        """
         try:
             event = self._checked(line, path, number)
         except ValueError as error:
             self.bad[str(path)] += 1
-            if self.bad[str(path)] <= _TOLD:
-                self._tell(f"{path}:{number}: {error}; left out")
+            if self.bad[str(path)] <= _REPORTS_MAX:
+                self._report(f"{path}:{number}: {error}; left out")
             return None
         return event
 
     def _checked(self, line: bytes, path: Path, number: int) -> Event:
-        """Return a line's event. Raises ValueError where it is none."""
+        """Return the event of a line. Raises ValueError if it is not an event."""
         try:
             event: Event = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            whole = line.endswith(b"\n")
-            raise ValueError("no JSON" if whole else "cut off before its end") from error
+            complete = line.endswith(b"\n")
+            raise ValueError("not JSON" if complete else "cut off before its end") from error
         if not isinstance(event, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         name, ts = event.get("event") or event.get("evt"), event.get("ts")
         if not isinstance(name, str) or not isinstance(ts, int | float):
-            raise ValueError("no event: it has no `ts`, or no `event`")
+            raise ValueError("not an event: it has no `ts`, or no `event`")
         if not 0 <= ts < _SECONDS_MAX:
-            raise ValueError("`ts` is no time in seconds")
-        shapes = self._shapes.get(name, _OF_ANY)
+            raise ValueError("`ts` is not a time in seconds")
+        types = self._types.get(name, _COMMON_TYPES)
         for key, value in event.items():
-            if not isinstance(value, shapes.get(key, object)):
-                raise ValueError(f"{name!r}: `{key}` is no {shapes[key][0].__name__}")
-        if shapes is _OF_ANY:
-            self._unknown(path, number, name, f"the event {name!r}")
-        elif not event.keys() <= shapes.keys():
-            for key in sorted(event.keys() - shapes.keys()):
-                self._unknown(path, number, f"{name}.{key}", f"the key {key!r} of {name}")
+            if not isinstance(value, types.get(key, object)):
+                raise ValueError(f"{name!r}: `{key}` is not of type {types[key][0].__name__}")
+        if types is _COMMON_TYPES:
+            self._count_unknown(path, number, name, f"the event {name!r}")
+        elif not event.keys() <= types.keys():
+            for key in sorted(event.keys() - types.keys()):
+                self._count_unknown(path, number, f"{name}.{key}", f"the key {key!r} of {name}")
         return event
 
-    def _unknown(self, path: Path, number: int, name: str, what: str) -> None:
-        if name not in self.unknown and len(self.unknown) >= 100:
-            name = "more"  # whoever makes names up shall not fill the memory
+    def _count_unknown(self, path: Path, number: int, name: str, what: str) -> None:
+        if name not in self.unknown and len(self.unknown) >= _UNKNOWN_MAX:
+            name = "more"  # invented names must not fill the memory
         elif name not in self.unknown:
-            self._tell(f"{path}:{number}: {what} is not known to this version")
+            self._report(f"{path}:{number}: {what} is not known to this version")
         self.unknown[name] += 1
 
-    def _sum_up(self) -> None:
+    def _report_totals(self) -> None:
         for path, count in self.bad.items():
-            if count > _TOLD:
-                self._tell(f"{path}: {count} lines were left out in all")
+            if count > _REPORTS_MAX:
+                self._report(f"{path}: {count} lines were left out in all")
         if self.unknown:
             counts = ", ".join(f"{count} {name!r}" for name, count in self.unknown.most_common(10))
-            self._tell(f"lines with what is not known to this version: {counts}")
+            self._report(f"lines with events or keys not known to this version: {counts}")
 
 
 def read(paths: Iterable[Path]) -> Iterator[Event]:
-    """Yield the events of files, and tell of what is none on standard error. Raises QmondError."""
-    return Reading(lambda said: sys.stderr.write(f"qmonctl: {said}\n")).events(paths)
+    """Yield the events of files. Problems with lines go to standard error. Raises QmondError."""
+    return Reading(lambda problem: sys.stderr.write(f"qmonctl: {problem}\n")).events(paths)
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
-    """Return the files that are meant; those of a folder oldest first. Raises QmondError."""
-    found: list[Path] = []
+    """Replace each folder by the logs in it, the oldest first. Raises QmondError if it has none."""
+    files: list[Path] = []
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            files.append(path)
             continue
-        old = rotated_files(path)
+        rotated = rotated_files(path)
         live = [
             file
             for suffix in ("", *COMPRESSED.values())
             if (file := path / f"{LIVE}{suffix}").exists()
         ]
-        if not old and not live:
+        if not rotated and not live:
             raise QmondError(
-                f"{path}: there is no {LIVE} in it",
+                f"{path}: it contains no {LIVE}",
                 hint="give a log, a folder of logs, or what `qmonctl record` wrote",
             )
-        found += old + live[:1]
-    return found
+        files += rotated + live[:1]
+    return files
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Lines]:
     if str(path) == "-":
         yield sys.stdin.buffer
-    elif path.name.endswith(_ARCHIVES):
+    elif path.name.endswith(ARCHIVES):
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 if member.isfile() and Path(member.name).name == LIVE:
@@ -189,7 +194,7 @@ def _opened(path: Path) -> Iterator[Lines]:
                     assert file is not None  # noqa: S101 - it is a file
                     yield file
                     return
-        raise QmondError(f"{path}: there is no {LIVE} in it")
+        raise QmondError(f"{path}: it contains no {LIVE}")
     else:
         with path.open("rb") as raw:
             if path.suffix == ".gz":
@@ -202,18 +207,18 @@ def _opened(path: Path) -> Iterator[Lines]:
 
 
 def _zstd_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a zstd file. Raises EOFError where its end is missing, OSError."""
+    """Yield the lines of a zstd file. Raises EOFError if the file is incomplete, OSError."""
     try:
-        import zstandard  # noqa: PLC0415 - only where there is such a file
+        import zstandard  # noqa: PLC0415 - only for such a file
     except ImportError as error:
         raise QmondError(
             "a .zst file needs the Python package zstandard",
-            hint="pip install zstandard, or give it unpacked: zstd -dc FILE | qmonctl … -",
+            hint="pip install zstandard, or unpack the file: zstd -dc FILE | qmonctl … -",
         ) from error
 
     rest, frame = b"", None
     while chunk := file.read(_CHUNK):
-        while chunk:  # what is behind a frame is the next one
+        while chunk:  # another frame may follow
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
             try:
                 *lines, rest = (rest + frame.decompress(chunk)).split(b"\n")

@@ -1,7 +1,7 @@
-"""A trace for Perfetto's UI.
+"""Traces for Perfetto's UI.
 
-The format is a protobuf, protos/perfetto/trace/trace.proto in Perfetto: a Trace is packets one
-after the other, so that it is written as it comes. The field numbers stand where they are used.
+The format is a protobuf: protos/perfetto/trace/trace.proto in Perfetto. A Trace is a sequence of
+packets, so it can be written as a stream. The numbers in the code are those of protobuf fields.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _UNITS: Final = {"bytes": 3}  # CounterDescriptor.Unit
 
 
 def packets(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """Yield a trace's bytes, piece by piece."""
-    for found in marks(events):
-        match found:
+    """Yield the bytes of a trace, in chunks."""
+    for item in marks(events):
+        match item:
             case Mark():
-                yield _mark(found)
+                yield _track_event(item)
             case Track():
-                yield _packet(60, _descriptor(found))
+                yield _packet(60, _track_descriptor(item))
             case Origin():
-                yield _packet(6, _snapshot(found))
+                yield _packet(6, _clock_snapshot(item))
 
 
-# ---- protobuf: encoding.md of its documentation --------------------------------------------------
+# ---- the protobuf wire format: https://protobuf.dev/programming-guides/encoding ------------------
 
 
-_SHORT: Final = tuple(bytes([value]) for value in range(0x80))
+_ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
 
 
 def _varint(value: int) -> bytes:
     if 0 <= value < 0x80:
-        return _SHORT[value]
-    value &= (1 << 64) - 1  # a negative number is its two's complement
+        return _ONE_BYTE[value]
+    value &= (1 << 64) - 1  # negative: two's complement
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -72,33 +72,32 @@ def _packet(field: int, value: bytes) -> bytes:
     return _bytes(1, _bytes(field, value) + _SEQUENCE)
 
 
-def _snapshot(origin: Origin) -> bytes:
-    """Return a ClockSnapshot: the marks' clock is the trace's own, and the wall clock beside it."""
+def _clock_snapshot(origin: Origin) -> bytes:
+    """Return a ClockSnapshot: the trace's clock is monotonic, the wall clock is given with it."""
     clocks = ((_MONOTONIC, origin.ts), (_REALTIME, origin.wall))
-    told = b"".join(_bytes(1, _number(1, clock) + _number(2, at)) for clock, at in clocks)
-    return told + _number(2, _MONOTONIC)  # primary_trace_clock
+    snapshot = b"".join(_bytes(1, _number(1, clock) + _number(2, at)) for clock, at in clocks)
+    return snapshot + _number(2, _MONOTONIC)  # primary_trace_clock
 
 
-def _descriptor(track: Track) -> bytes:
-    """Return a TrackDescriptor."""
-    found = _number(1, track.number)
-    if track.above:
-        found += _number(5, track.above)
+def _track_descriptor(track: Track) -> bytes:
+    descriptor = _number(1, track.number)
+    if track.parent:
+        descriptor += _number(5, track.parent)
     if track.is_counter:
         unit = _number(3, _UNITS[track.unit]) if track.unit in _UNITS else _text(6, track.unit)
-        return found + _text(2, track.name) + _bytes(8, unit)
+        return descriptor + _text(2, track.name) + _bytes(8, unit)
     if track.tid:  # ThreadDescriptor
-        about = _number(1, track.pid) + _number(2, track.tid) + _text(5, track.name)
-        return found + _bytes(4, about)
+        thread = _number(1, track.pid) + _number(2, track.tid) + _text(5, track.name)
+        return descriptor + _bytes(4, thread)
     if track.pid:  # ProcessDescriptor
-        about = _number(1, track.pid) + b"".join(_text(2, word) for word in track.argv)
-        about += _text(6, track.name) + (_number(7, track.start) if track.start else b"")
-        return found + _bytes(3, about)
-    return found + _text(2, track.name)
+        process = _number(1, track.pid) + b"".join(_text(2, word) for word in track.argv)
+        process += _text(6, track.name) + (_number(7, track.start) if track.start else b"")
+        return descriptor + _bytes(3, process)
+    return descriptor + _text(2, track.name)
 
 
-def _mark(mark: Mark) -> bytes:
-    event = _number(9, mark.kind) + _number(11, mark.track.number)  # TrackEvent
+def _track_event(mark: Mark) -> bytes:
+    event = _number(9, mark.kind) + _number(11, mark.track.number)
     if mark.name:
         event += _text(23, mark.name)
     if mark.kind == Kind.COUNTER:

@@ -1,4 +1,4 @@
-"""Events as a table of DuckDB, and one SELECT over it."""
+"""SQL: events as a table in DuckDB, and one SELECT over it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ except ImportError as _error:
 
 __all__ = ["Answer", "answered", "described", "loaded", "rendered"]
 
-_AT_ONCE: Final = 4000
+_BATCH: Final = 4000
+"""Events that are inserted at once."""
 _MEMORY: Final = "2GiB"
 _TYPES: Final[dict[str, Any]] = {
     "integer": "BIGINT",
@@ -42,11 +43,11 @@ _TYPES: Final[dict[str, Any]] = {
     "by_event": "MAP(VARCHAR, UBIGINT)",
     **dict.fromkeys(("calls", "pages", "counters"), "JSON"),
 }
-"""The column of what the daemon gives, as from_json() has it; all else is text."""
+"""The type of a column by `Field.json`, in the notation of from_json(); all others are text."""
 _FORMS: Final = {Form.TICKS: "DOUBLE", Form.BIT: "TINYINT", Form.FLAG: "BOOLEAN"}
 _SET_UP: Final = (
     f"SET memory_limit = '{_MEMORY}'",
-    "SET python_enable_replacements = false",  # no variable of this program is a table
+    "SET python_enable_replacements = false",  # variables of this program are no tables
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
 )
@@ -54,14 +55,14 @@ _LOCK: Final = ("SET enable_external_access = false", "SET lock_configuration = 
 
 
 class Answer(NamedTuple):
-    """The columns of an answer, which are numbers, and its rows."""
+    """The result of a query: the names of the columns, whether each is numeric, and the rows."""
 
     names: list[str]
     numeric: list[bool]
     rows: Iterator[tuple[Any, ...]]
 
 
-def _type(field: Field) -> Any:  # noqa: ANN401 - a type as from_json() has it
+def _type(field: Field) -> Any:  # noqa: ANN401 - a type for from_json()
     if field.json:
         return _TYPES.get(field.json, "VARCHAR")
     if field.form is Form.INT:
@@ -70,42 +71,43 @@ def _type(field: Field) -> Any:  # noqa: ANN401 - a type as from_json() has it
 
 
 def _types() -> dict[str, Any]:
-    """Return each column's type; where events differ, it is the wider one, or text."""
-    found: dict[str, Any] = {"time": "TIMESTAMP"}
+    """Return the type of each column. If the types in two events differ, it is HUGEINT or text."""
+    types: dict[str, Any] = {"time": "TIMESTAMP"}
     for field in FIELDS:
-        kind = _type(field)
-        before = found.setdefault(field.key, kind)
-        if before != kind and field.key != "time":
-            integers = {before, kind} <= {"BIGINT", "UBIGINT"} if isinstance(kind, str) else False
-            found[field.key] = "HUGEINT" if integers else "VARCHAR"
-    return {name: found[name] for name in COLUMNS}
+        type_ = _type(field)
+        other = types.setdefault(field.key, type_)
+        if other != type_ and field.key != "time":
+            integers = {other, type_} <= {"BIGINT", "UBIGINT"} if isinstance(type_, str) else False
+            types[field.key] = "HUGEINT" if integers else "VARCHAR"
+    return {name: types[name] for name in COLUMNS}
 
 
-def _declared(kind: Any) -> str:  # noqa: ANN401 - a type as from_json() has it
-    if isinstance(kind, list):
-        return f"{_declared(kind[0])}[]"
-    if isinstance(kind, dict):
-        return f"STRUCT({', '.join(f'{key} {_declared(of)}' for key, of in kind.items())})"
-    return str(kind)
+def _declaration(type_: Any) -> str:  # noqa: ANN401 - a type for from_json()
+    if isinstance(type_, list):
+        return f"{_declaration(type_[0])}[]"
+    if isinstance(type_, dict):
+        members = ", ".join(f"{key} {_declaration(member)}" for key, member in type_.items())
+        return f"STRUCT({members})"
+    return str(type_)
 
 
 def described() -> str:
-    """Return the table's columns as a person reads them: name, type, meaning."""
+    """Return the columns of the table as text, one per line: name, type, meaning."""
     meanings: dict[str, str] = {}
     for field in (*COMMON, *FIELDS):
         meanings.setdefault(field.key, field.meaning)
-    rows = [(name, _declared(kind), meanings[name]) for name, kind in _types().items()]
+    rows = [(name, _declaration(type_), meanings[name]) for name, type_ in _types().items()]
     return columns([("COLUMN", "TYPE", "MEANING"), *rows], ())
 
 
 @contextmanager
 def answered(sql: str, files: Iterable[Path]) -> Iterator[Answer]:
-    """Give the answer to one SELECT over the events of files. Raises QmondError."""
-    with _told(), loaded(read(files), check=sql) as database:
-        found = database.execute(sql)
-        described = found.description or []
+    """Run one SELECT over the events of files, and yield its Answer. Raises QmondError."""
+    with _sql_errors(), loaded(read(files), check=sql) as database:
+        result = database.execute(sql)
+        described = result.description or []
         numeric = [str(column[1]) in _NUMERIC for column in described]
-        yield Answer([column[0] for column in described], numeric, _rows(found))
+        yield Answer([column[0] for column in described], numeric, _rows(result))
 
 
 _NUMERIC: Final = frozenset(
@@ -115,9 +117,9 @@ _NUMERIC: Final = frozenset(
 
 @contextmanager
 def loaded(events: Iterable[dict[str, Any]], *, check: str | None = None) -> Iterator[Any]:
-    """Give a database with the table of these events, which can reach nothing else.
+    """Yield a database that has the events as a table, and no access to anything else.
 
-    `check` is looked at before, so that a typing error costs no reading. Raises QmondError.
+    `check` is SQL whose syntax is checked before the events are read. Raises QmondError.
     """
     with (
         tempfile.TemporaryDirectory(prefix="qmond-query-") as folder,
@@ -128,16 +130,16 @@ def loaded(events: Iterable[dict[str, Any]], *, check: str | None = None) -> Ite
         if check is not None:
             _check(check)
         types = _types()
-        declared = ", ".join(f'"{name}" {_declared(kind)}' for name, kind in types.items())
+        declared = ", ".join(f'"{name}" {_declaration(type_)}' for name, type_ in types.items())
         database.execute(f"CREATE TABLE events ({declared})")
-        picked = ", ".join(f'line."{name}"' for name in types)
+        selected = ", ".join(f'line."{name}"' for name in types)
         shape = json.dumps([types])
         insert = (
-            f"INSERT INTO events SELECT {picked} "  # noqa: S608 - names from the table of events
+            f"INSERT INTO events SELECT {selected} "  # noqa: S608 - names from the table of events
             f"FROM (SELECT unnest(from_json(?, '{shape}')) AS line)"
         )
-        for lines in _packed(events):
-            database.execute(insert, [lines])
+        for batch in _json_arrays(events):
+            database.execute(insert, [batch])
         for setting in _LOCK:
             database.execute(setting)
         yield database
@@ -146,26 +148,27 @@ def loaded(events: Iterable[dict[str, Any]], *, check: str | None = None) -> Ite
 def _check(sql: str) -> None:
     kinds = [statement.type.name for statement in duckdb.extract_statements(sql)]
     if len(kinds) != 1 or kinds[0] not in {"SELECT", "EXPLAIN"}:
-        what = ", ".join(kinds) or "nothing"
-        raise QmondError(f"SQL: one SELECT is expected, not {what}", hint="qmonctl query --help")
+        given = ", ".join(kinds) or "nothing"
+        raise QmondError(f"SQL: one SELECT is expected, not {given}", hint="qmonctl query --help")
 
 
-def _packed(events: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Yield events as arrays of JSON, many at once."""
-    left = iter(events)
-    while some := list(islice(left, _AT_ONCE)):
-        for event in some:
+def _json_arrays(events: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield events in batches, each a JSON array."""
+    remaining = iter(events)
+    while batch := list(islice(remaining, _BATCH)):
+        for event in batch:
             event.setdefault("event", event.get("evt"))
-        yield orjson.dumps(some).decode()
+        yield orjson.dumps(batch).decode()
 
 
-def _rows(found: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a DuckDB result
-    while some := found.fetchmany(1000):
-        yield from some
+def _rows(result: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a DuckDB result
+    while rows := result.fetchmany(1000):
+        yield from rows
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _sql_errors() -> Iterator[None]:
+    """Raise DuckDB's errors as QmondError, and its interrupt as KeyboardInterrupt."""
     try:
         yield
     except (duckdb.InterruptException, RuntimeError) as error:
@@ -173,26 +176,29 @@ def _told() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     except duckdb.Error as error:
-        raise QmondError(f"SQL: {printable_lines(str(error))}") from error
+        raise QmondError(f"SQL: {_printable_lines(str(error))}") from error
 
 
-def printable_lines(text: str) -> str:
-    """Return lines of which none drives a terminal: an error repeats what is in the data."""
+def _printable_lines(text: str) -> str:
+    """Return lines that cannot drive a terminal: an error may quote the data."""
     return "\n".join(printable(line) for line in text.strip().split("\n"))
 
 
-# ---- what is printed -------------------------------------------------------------------------
+# ---- the output ------------------------------------------------------------------------------
 
 
 def rendered(answer: Answer, form: str) -> Iterator[str]:
-    """Yield an answer as csv, json or text; nothing in it drives a terminal."""
+    """Yield an answer as text in chunks; `form` is csv, json or text.
+
+    It cannot drive a terminal.
+    """
     if form == "csv":
         for row in csv_rows(answer.names, answer.rows, guarded=True, shown=True):
             yield row.decode()
     elif form == "json":
         for values in answer.rows:
-            found = dict(zip(answer.names, map(_plain, values), strict=True))
-            yield json_bytes(found).decode() + "\n"
+            named = dict(zip(answer.names, map(_json_value, values), strict=True))
+            yield json_bytes(named).decode() + "\n"
     else:
         rows = [
             ["" if value is None else printable(str(value)) for value in row] for row in answer.rows
@@ -201,7 +207,7 @@ def rendered(answer: Answer, form: str) -> Iterator[str]:
         yield columns([[printable(name) for name in answer.names], *rows], right)
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it
+        return None  # JSON cannot express it
     return value.hex() if isinstance(value, bytes) else value

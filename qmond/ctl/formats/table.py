@@ -1,4 +1,4 @@
-"""Events as a table: a column for each key that an event can have, in CSV."""
+"""CSV: events as a table that has a column for each key of any event."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ COLUMNS: Final = tuple(
         + [field.key for field in FIELDS if field.key != "evt"]
     )
 )
-"""Every key of every event, in an order that stays; `evt` is in `event`."""
+"""Every key of every event, in a fixed order; the column `event` also has the values of `evt`."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What spreadsheets take for a formula's beginning; then the wide forms of the first four."""
+"""Characters that begin a formula in a spreadsheet; the last four are full-width forms."""
 
 
 def table(
     events: Iterable[dict[str, Any]], *, guarded: bool = True, shown: bool = False
 ) -> Iterator[bytes]:
-    """Yield a table in CSV, with a row for each event; as for `csv_rows`."""
+    """Yield CSV with a row for each event. `guarded` and `shown` are those of `csv_rows`."""
     rows = (
         [
             event.get("event") or event["evt"] if key == "event" else event.get(key)
@@ -43,10 +43,10 @@ def table(
 def csv_rows(
     names: Sequence[str], rows: Iterable[Sequence[object]], *, guarded: bool, shown: bool
 ) -> Iterator[bytes]:
-    """Yield CSV by RFC 4180.
+    """Yield CSV (RFC 4180), with a header.
 
-    `guarded`: a text that a spreadsheet would take for a formula gets an apostrophe in front.
-    `shown`: nothing in it drives a terminal.
+    `guarded`: put an apostrophe before a text that a spreadsheet would take for a formula.
+    `shown`: escape control characters, so that the output cannot drive a terminal.
     """
     line = io.StringIO(newline="")
     writer = csv.writer(line)
@@ -58,7 +58,7 @@ def csv_rows(
 
 
 def cell(value: object, *, guarded: bool, shown: bool) -> object:
-    """Return what stands in a cell: numbers as they are, lists and objects as JSON."""
+    """Return the value of a cell: numbers unchanged, lists and objects as JSON."""
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     if isinstance(value, str):

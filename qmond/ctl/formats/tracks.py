@@ -1,10 +1,11 @@
-"""Events as what a trace viewer draws: tracks, and slices, instants and counters on them.
+"""Events as the elements of a trace: tracks, with slices, instants and counters on them.
 
-A process has a track with its life as a slice, and in it the guests that it ran one after the
-other; each of its threads has one with its calls, which are points in time; and one of when it had
-a CPU. What was read and written, and the statistics, are counters.
+A process has a track. A slice on it lasts as long as the process, and slices within it show the
+guests that it ran, one after the other. Each thread has two tracks: its calls are instants on one,
+and slices on the other show when it ran on a CPU. Bytes read and written, and the statistics, are
+counters.
 
-Only those who live are remembered, and some who ended lately.
+Only running processes are kept in memory, and those that ended last.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ __all__ = ["Kind", "Mark", "Origin", "Track", "marks"]
 Event = dict[str, Any]
 
 _ASIDE: Final = frozenset({"ts", "event", "evt", "time", "pid", "tid", "arch", "guest"})
-"""Keys that the track or the mark itself tells."""
+"""Keys that are not among the values of a mark: the track or the mark has them itself."""
 _REMEMBERED: Final = 1000
-"""Processes that have ended, of which lines may still come."""
+"""How many ended processes are kept: their last lines may come after their end."""
 _BYTES: Final = {"READ": "bytes read", "WRITE": "bytes written"}
 _SUMS: Final = {"ALLOC_SUM": "allocations", "FREE_SUM": "frees", "MMAP_SUM": "mmap calls"}
 
 
 class Kind:
-    """What a mark is."""
+    """The kinds of a mark, with the numbers of Perfetto's TrackEvent.Type."""
 
     BEGIN: Final = 1
     END: Final = 2
@@ -37,23 +38,23 @@ class Kind:
 
 
 class Track(NamedTuple):
-    """A track: of a process, of its thread `tid`, or, where `tid` is 0, of what `name` says."""
+    """A track of a process (`pid`), of a thread (`pid`, `tid`), or of neither (both are 0)."""
 
     number: int
     name: str
     pid: int = 0
     tid: int = 0
-    above: int = 0
-    """The number of the track that it belongs to, or 0."""
+    parent: int = 0
+    """The number of the parent track, or 0."""
     is_counter: bool = False
     unit: str = ""
     argv: tuple[str, ...] = ()
     start: int = 0
-    """A process' start, in nanoseconds, or 0 where it is not known."""
+    """The start of the process, in nanoseconds since boot, or 0 if unknown."""
 
 
 class Mark(NamedTuple):
-    """A slice's begin or end, a point in time, or a counter's value; `ts` in nanoseconds."""
+    """The begin or end of a slice, an instant, or a value of a counter; `ts` in nanoseconds."""
 
     kind: int
     ts: int
@@ -64,22 +65,23 @@ class Mark(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where the clock of the marks stands against the wall clock; both in nanoseconds."""
+    """The wall clock at one time of the marks' clock; both in nanoseconds."""
 
     ts: int
     wall: int
 
 
-Pieces = Generator["Track | Mark", None, Track]
+YieldedTrack = Generator["Track | Mark", None, Track]
+"""Yields a track if it is new, and returns it."""
 
 
 @dataclass(slots=True)
-class _Life:
-    """A process."""
+class _Process:
+    """A process: its tracks, and the slices that are open on them."""
 
     track: Track
     is_open: bool = False
-    """Whether a slice of its life has begun; it has not where the events begin later."""
+    """Whether its own slice has begun. It has not if the process is older than the first event."""
     start: object = None
     image: tuple[object, object] | None = None
     exec_ts: int = 0
@@ -92,19 +94,19 @@ class _Life:
 
 
 def marks(events: Iterable[Event]) -> Iterator[Origin | Track | Mark]:
-    """Yield tracks, each before its first mark, and marks, as the events come."""
+    """Yield the marks of events, in their order, and each track before its first mark."""
     return _Tracks().all(events)
 
 
 class _Tracks:
-    """Knows who lives, and which slices are open."""
+    """Makes the marks of all events: it has the running processes and their open slices."""
 
     def __init__(self) -> None:
-        self._lives: dict[int, _Life] = {}
+        self._processes: dict[int, _Process] = {}
         self._threads: dict[int, int] = {}  # thread → its process
-        self._ended: deque[_Life] = deque()
+        self._ended: deque[_Process] = deque()
         self._shared: dict[str, Track] = {}
-        self._tracks = 0
+        self._track_count = 0
         self._clock = _Clock()
 
     def all(self, events: Iterable[Event]) -> Iterator[Origin | Track | Mark]:
@@ -113,7 +115,7 @@ class _Tracks:
             if origin is not None:
                 yield origin
             if self._clock.is_new_boot:
-                self._lives.clear()
+                self._processes.clear()
                 self._threads.clear()
             yield from self._event(event, ts)
 
@@ -129,145 +131,149 @@ class _Tracks:
         elif name == "TRACK_ADOPT":
             yield from self._adopt(event, ts)
         else:
-            yield from self._call(name, event, ts)
+            yield from self._event_of_process(name, event, ts)
 
     # ---- processes -----------------------------------------------------------------------------
 
     def _adopt(self, event: Event, ts: int) -> Iterator[Track | Mark]:
-        pid, known = event["pid"], self._lives.get(event["pid"])
+        pid, known = event["pid"], self._processes.get(event["pid"])
         if known is None or known.has_ended or known.start not in {None, event.get("start")}:
             argv = tuple(map(str, event.get("argv") or ()))
             title = " ".join(argv) or str(event.get("bin"))
             known = yield from self._begin(pid, event, ts, title, argv)
-        track = yield from self._thread(known, pid)
+        track = yield from self._thread_track(known, pid)
         yield Mark(Kind.INSTANT, ts, track, "TRACK_ADOPT", _values(event))
 
-    def _call(self, name: str, event: Event, ts: int) -> Iterator[Track | Mark]:
+    def _event_of_process(self, name: str, event: Event, ts: int) -> Iterator[Track | Mark]:
         pid: int = event["pid"] if "pid" in event else event["parent"]
-        life = self._lives.get(pid)
-        if life is None:  # since before the first event
-            about = yield from self._process(pid, str(event.get("guest", "")))
-            life = self._lives[pid] = _Life(about)
-        if not life.has_ended:
-            yield from self._run(life, event, ts)
-        track = yield from self._thread(life, event.get("tid", pid))
+        process = self._processes.get(pid)
+        if process is None:  # it is older than the first event
+            of_process = yield from self._process_track(pid, str(event.get("guest", "")))
+            process = self._processes[pid] = _Process(of_process)
+        if not process.has_ended:
+            yield from self._begin_image(process, event, ts)
+        track = yield from self._thread_track(process, event.get("tid", pid))
         yield Mark(Kind.INSTANT, ts, track, name, _values(event))
         if name in _BYTES and "len" in event:
-            life.bytes[name] = life.bytes.get(name, 0) + event["len"]
-            counter = yield from self._counter(life, _BYTES[name], "bytes")
-            yield Mark(Kind.COUNTER, ts, counter, amount=life.bytes[name])
+            process.bytes[name] = process.bytes.get(name, 0) + event["len"]
+            counter = yield from self._counter_track(process, _BYTES[name], "bytes")
+            yield Mark(Kind.COUNTER, ts, counter, amount=process.bytes[name])
         elif name == "TRACK_FORK" and "child" in event:
             yield from self._begin(event["child"], event, ts, f"fork of {pid}", ())
         elif name == "EXEC":
-            life.exec_ts = ts
+            process.exec_ts = ts
         elif name == "EXIT":
-            yield from self._end(life, ts, _values(event))
+            yield from self._end(process, ts, _values(event))
 
     def _begin(
         self, pid: int, event: Event, ts: int, title: str, argv: tuple[str, ...]
-    ) -> Generator[Track | Mark, None, _Life]:
-        before = self._lives.get(pid)
+    ) -> Generator[Track | Mark, None, _Process]:
+        before = self._processes.get(pid)
         if before is not None and not before.has_ended:  # its end was lost
             yield from self._end(before, ts, None)
-        track = yield from self._process(pid, title, argv, round(event.get("start", 0) * 1e9))
-        life = self._lives[pid] = _Life(track, is_open=True, start=event.get("start"))
+        track = yield from self._process_track(pid, title, argv, round(event.get("start", 0) * 1e9))
+        process = self._processes[pid] = _Process(track, is_open=True, start=event.get("start"))
         yield Mark(Kind.BEGIN, ts, track, title)
-        yield from self._run(life, event, ts)
-        return life
+        yield from self._begin_image(process, event, ts)
+        return process
 
-    def _run(self, life: _Life, event: Event, ts: int) -> Iterator[Mark]:
-        """Begin another slice where a line names another guest than the last one did."""
+    def _begin_image(self, process: _Process, event: Event, ts: int) -> Iterator[Mark]:
+        """Begin another slice if an event names another guest than the last one did."""
         guest = event.get("guest")
         image = (event.get("arch"), guest)
-        if guest is None or image == life.image:
+        if guest is None or image == process.image:
             return
-        # The line that names it first comes after it began, which is when it was asked for.
-        began = life.exec_ts or ts
-        if life.image is not None:
-            yield Mark(Kind.END, began, life.track)
-        life.image, life.exec_ts = image, 0
-        yield Mark(Kind.BEGIN, began, life.track, str(guest), {"arch": event.get("arch", "native")})
+        # The guest began at its EXEC, before the first event that names it.
+        began = process.exec_ts or ts
+        if process.image is not None:
+            yield Mark(Kind.END, began, process.track)
+        process.image, process.exec_ts = image, 0
+        yield Mark(
+            Kind.BEGIN, began, process.track, str(guest), {"arch": event.get("arch", "native")}
+        )
 
-    def _end(self, life: _Life, ts: int, values: dict[str, Any] | None) -> Iterator[Mark]:
-        for thread in life.running:
-            yield Mark(Kind.END, ts, life.cpus[thread])
-        for _ in range((life.image is not None) + life.is_open):
-            yield Mark(Kind.END, ts, life.track, "", values)
-        for thread in life.threads:
-            if self._threads.get(thread) == life.track.pid:
+    def _end(self, process: _Process, ts: int, values: dict[str, Any] | None) -> Iterator[Mark]:
+        for thread in process.running:
+            yield Mark(Kind.END, ts, process.cpus[thread])
+        for _ in range((process.image is not None) + process.is_open):
+            yield Mark(Kind.END, ts, process.track, "", values)
+        for thread in process.threads:
+            if self._threads.get(thread) == process.track.pid:
                 del self._threads[thread]
-        life.has_ended, life.running = True, set()
-        self._ended.append(life)
+        process.has_ended, process.running = True, set()
+        self._ended.append(process)
         if len(self._ended) > _REMEMBERED:
             oldest = self._ended.popleft()
-            if self._lives.get(oldest.track.pid) is oldest:
-                del self._lives[oldest.track.pid]
+            if self._processes.get(oldest.track.pid) is oldest:
+                del self._processes[oldest.track.pid]
 
     # ---- threads and counters ------------------------------------------------------------------
 
     def _switch(self, before: int, after: int, ts: int) -> Iterator[Track | Mark]:
-        """Begin and end slices of the CPU; whose a thread is, another line has told."""
+        """Begin and end slices of CPUs, for threads whose process is known by earlier events."""
         for thread in (before, after):
-            life = self._lives.get(self._threads.get(thread, -1))
-            if life is None or (thread in life.running) == (thread == after):
+            process = self._processes.get(self._threads.get(thread, -1))
+            if process is None or (thread in process.running) == (thread == after):
                 continue
-            if thread not in life.cpus:
-                above = life.threads[thread].number
-                life.cpus[thread] = yield from self._new("on a CPU", above=above)
+            if thread not in process.cpus:
+                parent = process.threads[thread].number
+                process.cpus[thread] = yield from self._new_track("on a CPU", parent=parent)
             if thread == after:
-                life.running.add(thread)
-                yield Mark(Kind.BEGIN, ts, life.cpus[thread], "running")
+                process.running.add(thread)
+                yield Mark(Kind.BEGIN, ts, process.cpus[thread], "running")
             else:
-                life.running.discard(thread)
-                yield Mark(Kind.END, ts, life.cpus[thread])
+                process.running.discard(thread)
+                yield Mark(Kind.END, ts, process.cpus[thread])
 
     def _sums(self, name: str, meta: dict[str, Any], ts: int) -> Iterator[Track | Mark]:
         title = _SUMS.get(name, name)
         by_pid = meta.get("by_pid")
         for pid, count in by_pid.items() if isinstance(by_pid, dict) else ():
-            life = self._lives.get(int(pid)) if pid.isdecimal() else None
-            if life is not None and isinstance(count, int):
-                counter = yield from self._counter(life, title, "calls")
+            process = self._processes.get(int(pid)) if pid.isdecimal() else None
+            if process is not None and isinstance(count, int):
+                counter = yield from self._counter_track(process, title, "calls")
                 yield Mark(Kind.COUNTER, ts, counter, amount=count)
         if isinstance(meta.get("count"), int):
             track = yield from self._shared_track(f"{title}, all", is_counter=True, unit="calls")
             yield Mark(Kind.COUNTER, ts, track, amount=meta["count"])
 
-    def _counter(self, life: _Life, name: str, unit: str) -> Pieces:
-        if name not in life.counters:
-            above, pid = life.track.number, life.track.pid
-            life.counters[name] = yield from self._new(
-                name, pid=pid, above=above, is_counter=True, unit=unit
+    def _counter_track(self, process: _Process, name: str, unit: str) -> YieldedTrack:
+        if name not in process.counters:
+            parent, pid = process.track.number, process.track.pid
+            process.counters[name] = yield from self._new_track(
+                name, pid=pid, parent=parent, is_counter=True, unit=unit
             )
-        return life.counters[name]
+        return process.counters[name]
 
-    def _thread(self, life: _Life, tid: int) -> Pieces:
-        if tid not in life.threads:
-            pid, name = life.track.pid, life.track.name
-            life.threads[tid] = yield from self._new(
-                name, pid=pid, tid=tid, above=life.track.number
+    def _thread_track(self, process: _Process, tid: int) -> YieldedTrack:
+        if tid not in process.threads:
+            pid, name = process.track.pid, process.track.name
+            process.threads[tid] = yield from self._new_track(
+                name, pid=pid, tid=tid, parent=process.track.number
             )
-        if not life.has_ended:
-            self._threads[tid] = life.track.pid
-        return life.threads[tid]
+        if not process.has_ended:
+            self._threads[tid] = process.track.pid
+        return process.threads[tid]
 
-    def _process(self, pid: int, name: str, argv: tuple[str, ...] = (), start: int = 0) -> Pieces:
-        return (yield from self._new(name, pid=pid, argv=argv, start=start))
+    def _process_track(
+        self, pid: int, name: str, argv: tuple[str, ...] = (), start: int = 0
+    ) -> YieldedTrack:
+        return (yield from self._new_track(name, pid=pid, argv=argv, start=start))
 
-    def _shared_track(self, name: str, *, is_counter: bool = False, unit: str = "") -> Pieces:
+    def _shared_track(self, name: str, *, is_counter: bool = False, unit: str = "") -> YieldedTrack:
         if name not in self._shared:
-            self._shared[name] = yield from self._new(name, is_counter=is_counter, unit=unit)
+            self._shared[name] = yield from self._new_track(name, is_counter=is_counter, unit=unit)
         return self._shared[name]
 
-    def _new(self, name: str, **about: Any) -> Pieces:  # noqa: ANN401 - a Track's
-        self._tracks += 1
-        track = Track(self._tracks, name, **about)
+    def _new_track(self, name: str, **about: Any) -> YieldedTrack:  # noqa: ANN401 - a Track's
+        self._track_count += 1
+        track = Track(self._track_count, name, **about)
         yield track
         return track
 
 
 class _Clock:
-    """Puts every event on the clock of the first one: another boot has another, from 0 on."""
+    """Converts the times of all boots to the clock of the first one, by the wall clock."""
 
     def __init__(self) -> None:
         self.is_new_boot = False
@@ -277,22 +283,22 @@ class _Clock:
         self._last = 0
 
     def moment(self, event: Event) -> tuple[int, Origin | None]:
-        """Return an event's moment in ns, and where the clock stands as soon as that is known."""
+        """Return the time of an event in ns, and the Origin once, when it becomes known."""
         ts, self.is_new_boot = round(event["ts"] * 1_000_000) * 1000, False
-        told = None
+        origin = None
         wall = _wall(event)
         if self._origin is None and wall is not None:
-            told = self._origin = Origin(ts, wall)
+            origin = self._origin = Origin(ts, wall)
         if event.get("event") == "START":
             boot = event.get("boot_id")
             self.is_new_boot = self._boot not in {None, boot}
-            # `timestamps: relative` begins anew with each daemon
+            # with `timestamps: relative`, each daemon counts from its own start
             goes_back = ts + self._shift < self._last
             if (self.is_new_boot or goes_back) and self._origin is not None and wall is not None:
                 self._shift = (wall - self._origin.wall) - (ts - self._origin.ts)
             self._boot = boot
         self._last = max(0, ts + self._shift)
-        return self._last, told
+        return self._last, origin
 
 
 def _wall(event: Event) -> int | None:

@@ -1,1 +1,5 @@
-"""`qmonctl record`: a command's run, watched from its start to its end."""
+"""`qmonctl record`: runs a command, and records the lines of its process tree."""
+
+from typing import Final
+
+ARCHIVES: Final = (".tar.gz", ".tgz")  # suffixes of a record that is an archive
