@@ -14,8 +14,8 @@ from harness import COMPILERS, Qmond, builder, end_qmond, registrar, start_qmond
 
 _NEED_ROOT = tuple(Path(__file__).with_name(name) for name in ("root", "hostile"))
 """Folders whose tests run a daemon."""
-_ONE_BY_ONE = (*_NEED_ROOT, *(Path(__file__).with_name(name) for name in ("systemd", "front")))
-"""Folders whose tests see, or end, processes of the whole host: they run in one worker."""
+_ON_HOST = (*_NEED_ROOT, Path(__file__).with_name("systemd"))
+"""Folders whose tests watch the whole host: two at once would see each other's guests."""
 
 StartQmond = Callable[..., Qmond]
 Build = Callable[[str, str], Path]
@@ -44,9 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip with a reason; where CI runs, a root test that cannot run is a failure."""
     reason = _missing()
     for item in items:
-        is_alone = item.get_closest_marker("xdist_group") is not None
-        if not is_alone and any(item.path.is_relative_to(folder) for folder in _ONE_BY_ONE):
-            item.add_marker(pytest.mark.xdist_group("host"))
+        is_apart = item.get_closest_marker("vm") is not None
+        if not is_apart and any(item.path.is_relative_to(folder) for folder in _ON_HOST):
+            item.add_marker("host")
         if not any(item.path.is_relative_to(folder) for folder in _NEED_ROOT):
             continue
         item.add_marker("root")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("vm")  # it has a kernel of its own
+pytestmark = pytest.mark.vm
 ROOT = Path(__file__).parents[2]
 UNPACKED = Path(sys.prefix) / "kernel"
 BUSYBOX = UNPACKED / "bin/busybox"
