@@ -1,13 +1,13 @@
-"""A client of the daemon's socket, for programs: `Client`, and `AsyncClient` for asyncio.
+"""Clients of the daemon's socket: `Client`, and `AsyncClient` for asyncio.
 
     with Client() as qmond:
         for line in qmond.tail(events=["READ"], guest="*/sh", last=100):
             print(json.loads(line)["buf"])
 
-`follow`, and `follow_async`, come back when the daemon was restarted, and miss nothing.
+`follow` and `follow_async` reconnect after a restart of the daemon, and miss no line.
 
-It needs nothing of the daemon but its socket, and only the standard library. What can be asked is
-in docs/protocol.md; arguments that are None are left out.
+The module needs only the standard library and the daemon's socket. docs/protocol.md describes the
+operations and their arguments. An argument that is None is not sent.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ __all__ = ["DEFAULT_SOCKET", "AsyncClient", "Choice", "Client", "follow", "follo
 DEFAULT_SOCKET: Final = Path("/run/qmond/qmond.sock")
 _PROTOCOL: Final = 1
 _LINE_MAX: Final = 8 << 20
-"""Bytes; no line of the daemon's is as long: an answer has at most 4 MiB, and says what was cut."""
+"""Bytes. The daemon sends no longer line: it cuts an answer at 4 MiB, and marks it as truncated."""
 _MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
-"""How what is no event begins; no event has such a key."""
+"""The beginnings of the lines that are not events; no event has one of these keys."""
 _PAUSE: Final = 1.0
-"""Seconds between two tries to reach a daemon that is away."""
+"""Seconds before `follow` connects again."""
 
 
 class Client:
-    """One connection to the daemon; until a tail has ended, it can be asked nothing else."""
+    """One connection to the daemon. While a tail runs, it takes no other request."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Connect to `path`, to $QMOND_SOCKET, or to where the daemon is by default.
+        """Connect to the socket at `path`. The default is $QMOND_SOCKET, then DEFAULT_SOCKET.
 
-        Raises QmondError where there is no daemon or it may not be asked, ProtocolError where it
-        does not speak this protocol.
+        Raises QmondError if there is no daemon or the caller may not connect, ProtocolError if the
+        other side does not speak this version of the protocol.
         """
-        self._path = _where(path)
+        self._path = _socket_path(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(str(self._path))
@@ -58,11 +58,11 @@ class Client:
         self._stream = self._socket.makefile("rb")
         self._requests = 0
         self.truncated = False
-        """Whether the last answer was cut: there was more than an answer may be long."""
+        """Whether the daemon cut the last answer, because it was too long."""
         self.about: dict[str, Any]
-        """Who the daemon is: version, boot_id, capabilities, oldest and newest line."""
+        """The daemon's greeting: version, boot_id, capabilities, oldest and newest line."""
         try:
-            self.about = _greeted(self._path, self._stream.readline(_LINE_MAX))
+            self.about = _greeting(self._path, self._stream.readline(_LINE_MAX))
         except OSError as error:
             self.close()
             raise _hung_up(self._path) from error
@@ -77,19 +77,19 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up; a thread that waits for a line of this client has come to the end then."""
-        with contextlib.suppress(OSError):  # the daemon was first
+        """Close the connection. A thread that waits for a line in `tail` returns."""
+        with contextlib.suppress(OSError):  # the daemon has closed it already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._stream.close()
         self._socket.close()
 
     def status(self) -> dict[str, Any]:
-        """Return what the daemon says of itself and of its books. Raises RequestError."""
+        """Return the state of the daemon and its counters. Raises RequestError."""
         status: dict[str, Any] = self.request("status")
         return status
 
     def ps(self) -> list[dict[str, Any]]:
-        """Return the processes under watch. Raises RequestError."""
+        """Return the watched processes. Raises RequestError."""
         processes: list[dict[str, Any]] = self.request("ps")
         return processes
 
@@ -104,42 +104,47 @@ class Client:
         return config
 
     def log_level(self, level: str | None = None) -> str:
-        """Return how much the daemon says of itself, after changing it to `level`; for root."""
-        found: str = self.request("log-level", level=level)
-        return found
+        """Set the least level of the daemon's own messages, if given, and return it; for root."""
+        current: str = self.request("log-level", level=level)
+        return current
 
     def rotate(self) -> dict[str, Any]:
-        """Have the daemon begin a new log file, and return the old one's `path`; for root."""
-        found: dict[str, Any] = self.request("rotate")
-        return found
+        """Make the daemon begin a new log file; returns the `path` of the old one. For root."""
+        answer: dict[str, Any] = self.request("rotate")
+        return answer
 
     def reload(self) -> dict[str, Any]:
-        """Have the daemon read its configuration anew; `restart` names keys that wait for one.
+        """Make the daemon read its configuration again. For root.
 
-        For root. Raises RequestError with every fault of the new one, and then the old one stays.
+        In the answer, `restart` lists the changed keys that need a restart. If the file has faults,
+        the old configuration stays in force, and a RequestError lists all of them.
         """
-        found: dict[str, Any] = self.request("reload")
-        return found
+        answer: dict[str, Any] = self.request("reload")
+        return answer
 
     def tail(self, **choice: Unpack[Choice]) -> Iterator[bytes]:
-        """Yield the lines of events, without their newlines, as they come: a Choice of them.
+        """Yield the lines that match a Choice, as JSON without the newline.
 
-        It ends when the daemon does, or with `follow=False` at the present. Raises RequestError
-        at once where the daemon refuses; ProtocolError where it ends the tail for another reason.
+        With `follow=False`, the iterator ends after the last past line. Otherwise it ends when the
+        daemon stops. Raises RequestError at the call if the daemon refuses the request, and
+        ProtocolError while iterating if the connection or the tail fails.
         """
         self.request("tail", **choice)
         return self._lines()
 
     def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
-        """Ask for anything, and return the answer. Raises RequestError, ProtocolError."""
+        """Send a request for any operation, and return its answer.
+
+        Raises RequestError if the daemon refuses it, ProtocolError if the connection fails.
+        """
         self._requests += 1
         try:
             self._socket.sendall(_request(self._requests, op, args))
             line = self._stream.readline(_LINE_MAX)
         except OSError as error:
             raise _hung_up(self._path) from error
-        found, self.truncated = _answered(self._path, line)
-        return found
+        answer, self.truncated = _answer(self._path, line)
+        return answer
 
     def _lines(self) -> Iterator[bytes]:
         try:
@@ -152,20 +157,20 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio: `async with AsyncClient() as qmond`, and what it gives is awaited."""
+    """A `Client` for asyncio: `async with AsyncClient() as qmond` connects and closes."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = _where(path)
+        self._path = _socket_path(path)
         self._requests = 0
         self.truncated = False
-        """Whether the last answer was cut: there was more than an answer may be long."""
+        """Whether the daemon cut the last answer, because it was too long."""
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self.about: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
         """Connect. Raises QmondError, ProtocolError."""
-        import asyncio  # noqa: PLC0415 - a third of qmonctl's start, which needs none
+        import asyncio  # noqa: PLC0415 - a third of qmonctl's start time, which does not need it
 
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(
@@ -174,8 +179,8 @@ class AsyncClient:
         except OSError as error:
             raise _unreachable(self._path, error) from error
         try:
-            self.about = _greeted(self._path, await self._reader.readline())
-        except ValueError as error:  # of asyncio, for what is longer than the limit
+            self.about = _greeting(self._path, await self._reader.readline())
+        except ValueError as error:  # asyncio's, for a line beyond the limit
             await self.close()
             raise _too_long(self._path) from error
         except OSError as error:
@@ -190,23 +195,23 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
     async def status(self) -> dict[str, Any]:
-        """Return what the daemon says of itself. Raises RequestError."""
+        """Return the state of the daemon and its counters. Raises RequestError."""
         status: dict[str, Any] = await self.request("status")
         return status
 
     async def ps(self) -> list[dict[str, Any]]:
-        """Return the processes under watch. Raises RequestError."""
+        """Return the watched processes. Raises RequestError."""
         processes: list[dict[str, Any]] = await self.request("ps")
         return processes
 
     async def tail(self, **choice: Unpack[Choice]) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of events as `Client.tail` does: `async for line in qmond.tail()`."""
+        """Yield lines as `Client.tail` does: `async for line in qmond.tail()`."""
         await self.request("tail", **choice)
         try:
             async for line in self._reader:
@@ -215,21 +220,24 @@ class AsyncClient:
                 yield line.rstrip(b"\n")
         except OSError as error:
             raise _hung_up(self._path) from error
-        except ValueError as error:  # of asyncio, for what is longer than the limit
+        except ValueError as error:  # asyncio's, for a line beyond the limit
             raise _too_long(self._path) from error
 
     async def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
-        """Ask for anything, and return the answer. Raises RequestError, ProtocolError."""
+        """Send a request for any operation, and return its answer.
+
+        Raises RequestError if the daemon refuses it, ProtocolError if the connection fails.
+        """
         self._requests += 1
         self._writer.write(_request(self._requests, op, args))
         try:
             line = await self._reader.readline()
         except OSError as error:
             raise _hung_up(self._path) from error
-        except ValueError as error:  # of asyncio, for what is longer than the limit
+        except ValueError as error:  # asyncio's, for a line beyond the limit
             raise _too_long(self._path) from error
-        found, self.truncated = _answered(self._path, line)
-        return found
+        answer, self.truncated = _answer(self._path, line)
+        return answer
 
 
 # ---- across restarts -----------------------------------------------------------------------------
@@ -242,12 +250,12 @@ def follow(
     on_retry: Callable[[QmondError], None] | None = None,
     **choice: Unpack[Choice],
 ) -> Generator[bytes, None, None]:
-    """Yield lines as `Client.tail` does, for ever: across restarts of the daemon, each line once.
+    """Yield lines as `Client.tail` does, across restarts of the daemon, each line once.
 
-    It connects when the first line is asked for. `choose` is asked after each connect for what
-    depends on the daemon, and goes over `choice`; `on_retry` is told of each fault that leads to
-    another try. Raises QmondError where there is no daemon to begin with, where `fields` has no
-    `seq` or lines have none; RequestError whenever the daemon refuses.
+    The generator does not end by itself. It connects when the first line is requested. `choose` is
+    called after each connect; what it returns overrides `choice`. `on_retry` is called with each
+    error before the generator connects again. Raises QmondError if the first connect fails, or if
+    lines have no `seq`; RequestError if the daemon refuses the request.
     """
     cursor = Cursor(choice)
     while True:
@@ -274,8 +282,8 @@ async def follow_async(
 ) -> AsyncGenerator[bytes, None]:
     """Yield lines as `follow` does, for asyncio.
 
-    A task that is cancelled while it waits for a line hangs up. Who leaves the loop in another way
-    hangs up with `contextlib.aclosing`.
+    The connection is closed when a task that waits for a line is cancelled. To leave the loop in
+    another way, close the generator with `contextlib.aclosing`.
     """
     import asyncio  # noqa: PLC0415 - as above
 
@@ -297,10 +305,10 @@ async def follow_async(
         await asyncio.sleep(_PAUSE)
 
 
-# ---- the protocol, for both ----------------------------------------------------------------------
+# ---- the protocol of both clients ------------------------------------------------------------
 
 
-def _where(path: Path | None) -> Path:
+def _socket_path(path: Path | None) -> Path:
     return path or Path(os.environ.get("QMOND_SOCKET", DEFAULT_SOCKET))
 
 
@@ -314,7 +322,7 @@ def _unreachable(path: Path, error: OSError) -> QmondError:
 
 def _hint(error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return "only root and the members of the daemon's group may ask it: `id`, `qmonctl doctor`"
+        return "only root and the members of the daemon's group may connect: see `qmonctl doctor`"
     return "is the daemon running? `systemctl status qmond`, or start `qmond` as root"
 
 
@@ -327,10 +335,12 @@ def _request(number: int, op: str, args: dict[str, Any]) -> bytes:
     return json.dumps({"id": number, "op": op, "args": given}).encode() + b"\n"
 
 
-def _greeted(path: Path, line: bytes) -> dict[str, Any]:
+def _greeting(path: Path, line: bytes) -> dict[str, Any]:
     about: dict[str, Any] = _message(path, line).get("qmond", {})
     if about.get("protocol") != _PROTOCOL:
-        raise ProtocolError(f"{path}: this is no qmond of protocol {_PROTOCOL}")
+        raise ProtocolError(
+            f"{path}: this is not qmond, or not version {_PROTOCOL} of its protocol"
+        )
     return about
 
 
@@ -338,16 +348,18 @@ def _too_long(path: Path) -> ProtocolError:
     return ProtocolError(f"{path}: the daemon sent a line of more than {_LINE_MAX >> 20} MiB")
 
 
-def _answered(path: Path, line: bytes) -> tuple[Any, bool]:
-    """Return an answer, and whether it was cut."""
+def _answer(path: Path, line: bytes) -> tuple[Any, bool]:
+    """Return the answer in a line, and whether the daemon cut it."""
     message = _message(path, line)
     if "ok" not in message:
-        raise ProtocolError(f"{path}: the daemon gave no answer: {line[:100]!r}")
+        raise ProtocolError(
+            f"{path}: the daemon sent something else than an answer: {line[:100]!r}"
+        )
     return message["ok"], message.get("truncated") is True
 
 
 def _is_end(path: Path, line: bytes) -> bool:
-    """Say whether events end here. Raises RequestError, ProtocolError where that is no good end."""
+    """Whether a line ends the tail. Raises RequestError or ProtocolError if the tail failed."""
     if not line.endswith(b"\n"):
         if len(line) >= _LINE_MAX:
             raise _too_long(path)
@@ -363,15 +375,15 @@ def _is_end(path: Path, line: bytes) -> bool:
 
 def _message(path: Path, line: bytes) -> dict[str, Any]:
     if not line:
-        raise ProtocolError(f"{path}: the daemon hung up")
+        raise _hung_up(path)
     if len(line) >= _LINE_MAX:
         raise _too_long(path)
     try:
         message = json.loads(line)
     except ValueError as error:
-        raise ProtocolError(f"{path}: the daemon sent what is not JSON: {error}") from error
+        raise ProtocolError(f"{path}: the daemon sent a line that is not JSON: {error}") from error
     if not isinstance(message, dict):
-        raise ProtocolError(f"{path}: the daemon sent no object")
+        raise ProtocolError(f"{path}: the daemon sent a line that is not a JSON object")
     if "error" in message:
         raise RequestError(message["error"]["class"], message["error"]["message"])
     return message

@@ -1,4 +1,7 @@
-"""Which lines a client asks for, and which when the daemon is back: without a socket."""
+"""Where a client that follows the daemon continues after a restart.
+
+This is the protocol's logic alone: `qmond.client` has the sockets.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +13,50 @@ from qmond.errors import ProtocolError, QmondError, RequestError
 
 __all__ = ["Choice", "Cursor"]
 
-# A text in JSON has no quote without a backslash before it: no guest can write these.
-_NUMBER: Final = re.compile(rb'"(?:to_)?seq":(\d+)')
-"""A line's number; a GAP has that of the last line that is gone."""
+# A quote in a JSON string is escaped. So a guest's text cannot contain these.
+_SEQ: Final = re.compile(rb'"(?:to_)?seq":(\d+)')
+"""The number of a line. A GAP has the number of the last missing line, `to_seq`."""
 _DROPPED: Final = b'"event":"DROPPED"'
-_CATCHING_UP: Final = 5
-"""How often a daemon may be found behind where it was."""
+_BEHIND_MAX: Final = 5
+"""How many connects may find a daemon whose newest line is older than the last one received."""
 
 
 class Choice(TypedDict, total=False):
-    """Which lines `tail` gives, and from when on; at most one of the last three before `follow`."""
+    """The lines that `tail` selects, and where it begins.
+
+    At most one of `from_seq`, `since` and `last` may be given.
+    """
 
     events: Iterable[str] | None
     """Names of events."""
     pids: Iterable[int] | None
+    """Process IDs."""
     tree: int | None
-    """A process, and all its descendants."""
+    """A process ID: this process and all its descendants."""
     arch: Iterable[str] | None
     """Guest architectures, such as aarch64."""
     guest: str | None
-    """A glob for the guest program's path."""
+    """A glob that matches the path of the guest program."""
     where: str | None
-    """An expression in CEL over the line's keys."""
+    """A CEL expression over the keys of a line."""
     fields: Iterable[str] | None
-    """The keys that a line keeps."""
+    """The keys to keep in each line."""
     from_seq: int | None
     """The number of the first line."""
     since: str | None
-    """A moment (RFC 3339), or an age such as 5m."""
+    """A time (RFC 3339), or an age such as 5m."""
     last: int | None
-    """How many lines of the past."""
+    """How many past lines to begin with."""
     follow: bool
-    """Whether to go on with what comes, which is so where nothing is said."""
+    """Whether to wait for new lines after the past ones; the default is true."""
 
 
 class Cursor:
-    """Where a client is in the lines of a choice, across restarts of the daemon.
+    """The position of a client in the lines of a Choice, across restarts of the daemon.
 
-    In the same boot of the host it goes on after the last line, in another one it begins with the
-    first. As long as no line has come of a past that was asked for, it asks for the same again.
+    After a restart of the daemon, it continues after the last line received. After a reboot of the
+    host, it begins with the first line of the new boot. If the Choice begins in the past and no
+    line was received yet, the same request is sent again.
     """
 
     def __init__(self, choice: Choice) -> None:
@@ -56,13 +64,14 @@ class Cursor:
         self._boot_id: str | None = None
         self._last: int | None = None
         self._behind = 0
-        """How often a daemon was found behind, since the last line."""
+        """Connects since the last line that found the daemon behind."""
 
     def ask(self, about: dict[str, Any], changes: Choice) -> Choice:
-        """Return what to ask a daemon for that greeted with this; `changes` go over the choice.
+        """Return the arguments of the next `tail`. `about` is the daemon's greeting.
 
-        Raises ProtocolError as long as a daemon that was killed may still do again what it had
-        sent, QmondError for what cannot be gone on with.
+        `changes` override the Choice, for this request only. Raises ProtocolError if the daemon was
+        killed and has not written all lines again that it had sent; the client must connect again.
+        Raises QmondError if the Choice leaves no way to continue after a restart.
         """
         choice = _with_lists(self._choice | changes)
         _check(choice)
@@ -74,51 +83,57 @@ class Cursor:
         self._boot_id = about["boot_id"]
         if self._last is None:
             return choice
-        if newest < self._last and self._behind < _CATCHING_UP:
+        if newest < self._last and self._behind < _BEHIND_MAX:
             self._behind += 1
-            raise ProtocolError("the daemon is not yet where it was")
-        # by its number: then the log gives what came meanwhile, or too fast
+            raise ProtocolError("the daemon is still writing the lines again that it had sent")
+        # With from_seq, the daemon also sends the lines in between, from the log.
         first = min(newest, self._last) + 1
         return choice | {"last": None, "since": None, "from_seq": first}
 
     def take(self, line: bytes) -> None:
-        """Take note of a line that has come. Raises QmondError where it has no number."""
+        """Note the number of a received line. Raises QmondError if it has none."""
         self._behind = 0
         if _DROPPED in line:  # it has the number of the next line
             return
-        found = _NUMBER.search(line)
-        if found is None:
-            raise _NoPlaceError(
-                "the daemon's lines have no number: where to go on would be unknown",
+        seq = _SEQ.search(line)
+        if seq is None:
+            raise _NoSeqError(
+                "the daemon's lines have no number, which is needed to continue after a restart",
                 hint="set `fields: full` in its configuration",
             )
-        self._last = int(found[1])
+        self._last = int(seq[1])
 
     def may_retry(self, error: QmondError) -> bool:
-        """Say whether it is worth another try: not at first, and not where something is refused."""
-        return self._boot_id is not None and not isinstance(error, RequestError | _NoPlaceError)
+        """Whether to connect again after an error.
+
+        False before the first request, and if the daemon refused it or lines have no number.
+        """
+        return self._boot_id is not None and not isinstance(error, RequestError | _NoSeqError)
 
 
-class _NoPlaceError(QmondError):
-    """What is asked for does not tell where to go on."""
+class _NoSeqError(QmondError):
+    """A client with this Choice could not continue after a restart."""
 
 
 def _check(choice: Choice) -> None:
     if choice.get("follow") is False:
-        raise _NoPlaceError("without `follow` there is nothing to come back to", hint="use `tail`")
+        raise _NoSeqError("`follow` is false, but this function follows", hint="use `tail`")
     fields = choice.get("fields")
     if fields and "seq" not in fields:
-        raise _NoPlaceError("the number of a line tells where to go on", hint="add seq to `fields`")
+        raise _NoSeqError(
+            "`fields` has no seq, which is needed to continue after a restart",
+            hint="add seq to `fields`",
+        )
 
 
 def _has_start(choice: Choice) -> bool:
-    """Say whether it begins in the past."""
-    given = choice.get("from_seq"), choice.get("since"), choice.get("last") or None
-    return any(start is not None for start in given)
+    """Whether the Choice begins in the past."""
+    starts = choice.get("from_seq"), choice.get("since"), choice.get("last") or None
+    return any(start is not None for start in starts)
 
 
 def _with_lists(choice: Choice) -> Choice:
-    """Return it with lists for what it has several of: an iterator would be empty the next time."""
+    """Return the Choice with its iterables as lists, so that they can be sent again."""
     values: dict[str, Any] = {**choice}
     for key, value in values.items():
         if value is not None and not isinstance(value, str | int):

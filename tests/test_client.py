@@ -246,7 +246,7 @@ def test_a_daemon_that_was_killed_may_be_behind(tmp_path: Path, kind: type[Follo
     with peers(tmp_path / "s", *lives) as asked, pytest.raises(RequestError, match="over"):
         follower.run()
     assert [request["args"]["from_seq"] for request in asked] == [10, 12]
-    assert follower.told == ["the daemon is not yet where it was"] * 2
+    assert follower.told == ["the daemon is still writing the lines again that it had sent"] * 2
 
 
 @both

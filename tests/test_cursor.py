@@ -68,7 +68,7 @@ def test_waits_for_a_daemon_that_was_killed() -> None:
     for _ in range(2):
         cursor.take(line(10))
         for _ in range(5):
-            with pytest.raises(ProtocolError, match="not yet where it was"):
+            with pytest.raises(ProtocolError, match="still writing the lines again"):
                 start_of(cursor, 9)
         assert start_of(cursor, 10) == 11
 
