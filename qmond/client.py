@@ -77,7 +77,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. A thread that waits for a line in `tail` returns."""
+        """Close the connection. A thread that waits for a line of `tail` stops waiting."""
         with contextlib.suppress(OSError):  # the daemon has closed it already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._stream.close()

@@ -1,4 +1,4 @@
-"""Builds qmond._encode of encoder.c and broadcast.c, by cffi: setup.py names it."""
+"""Builds the extension module qmond._encode from encoder.c and broadcast.c, for setup.py (cffi)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HARDENING = [
     "-fstack-clash-protection",
     *(["-fcf-protection"] if platform.machine() == "x86_64" else []),
 ]
-"""What of a fault in C becomes an end, and not somebody's way in."""
+"""Flags that turn a memory error in C into an abort, so that it cannot be exploited."""
 _TYPES = {"u16": "uint16_t", "u32": "uint32_t", "s32": "int32_t", "u64": "uint64_t"}
 
 
 def preamble() -> str:
-    """Return what stands in front of encoder.c."""
+    """Return the C source that precedes encoder.c: constants and the layout of a record."""
     defines = {f"OP_{op.name}": op.value for op in Op} | {f"HOW_{how.name}": how for how in How}
     defines |= {f"FLAG_{name}": bit for name, bit in vars(Flag).items() if name.isupper()}
     defines["ADDRESS_MAX"] = ADDRESS_MAX

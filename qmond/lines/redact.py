@@ -1,9 +1,8 @@
-"""Secrets are taken out of what guests chose before a line goes anywhere.
+"""Redaction: masking secrets in the texts of guests, before a line is written or sent.
 
-The patterns are RE2's, which takes time in proportion to the text: guests choose that. All texts
-of a batch are looked through at once; only where something is found, the line is made anew. That
-takes a hundred times as long, so that each family of processes has an allowance for it: beyond it
-the texts in which something is found are left out as a whole, and the line says so.
+Guests choose the texts. So the patterns are RE2's, which matches in linear time. One search covers
+all texts of a batch, and only a line with a match is made anew. `masking.py` limits the time for
+that.
 """
 
 from __future__ import annotations
@@ -30,13 +29,16 @@ _SURROGATE: Final = re.compile("[\udc80-\udcff]")
 
 
 class Redactor:
-    """The rules, compiled. Raises ValueError where a pattern is wrong."""
+    """The compiled rules. Raises ValueError for a wrong pattern."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
         self._patterns = [(rule, compile_pattern(rule.pattern)) for rule in self.rules]
         self.search: Callable[[bytes, int], int | None] = lambda _text, _at: None
-        """Where any pattern matches next, from a place on, in texts that stand in lines."""
+        """Return the offset of the next match of any pattern, from an offset on, or None.
+
+        The texts to search are joined by newlines.
+        """
         if self.rules:
             either = "|".join(f"(?:{rule.pattern})" for rule in self.rules)
             search = compile_pattern(f"(?m){either}").search
@@ -48,18 +50,18 @@ class Redactor:
             self.search = find
 
     def finds(self, text: bytes) -> bool:
-        """Whether any pattern matches anywhere in a text."""
+        """Whether any pattern matches in a text."""
         return self.search(text, 0) is not None
 
     def hide(self, text: bytes) -> bytes:
-        """Mask what the rules that hold everywhere find in a text."""
+        """Mask a text by the rules that are not limited to an event, a guest or a path."""
         for rule, pattern in self._patterns:
             if not (rule.events or rule.guest or rule.path):
                 text = _masked(pattern, text)
         return text
 
     def line(self, line: bytes, event: Event, raw: bytes) -> bytes:
-        """Return a line with what the rules find in its text masked; `raw` is the text in bytes."""
+        """Return a line with the secrets in its text masked; `raw` is that text, as bytes."""
         values = orjson.loads(line)
         keys = {field.form: field.key for field in event.fields}
         key = keys.get(Form.CONTENT) or keys[Form.TEXT]
@@ -76,36 +78,39 @@ class Redactor:
         if hidden == raw:
             return line
         exact = keys.get(Form.EXACT, "")
-        # what was valid but for a character that the end cut in two stays valid
+        # without the exact bytes, only a character cut at the end may be invalid: it is dropped
         text = hidden.decode("utf-8", "surrogateescape" if exact in values else "ignore")
-        line = _with(line, key, orjson.dumps(_SURROGATE.sub("\ufffd", text)))
+        line = _replaced(line, key, orjson.dumps(_SURROGATE.sub("\ufffd", text)))
         if exact in values:
-            line = _with(line, exact, b'"%b"' % base64.b64encode(hidden))
+            line = _replaced(line, exact, b'"%b"' % base64.b64encode(hidden))
         return line
 
 
 def withheld(line: bytes, event: Event) -> bytes:
-    """Return a line without the text that a guest chose; it says so."""
+    """Return a line without the guest's text, and with `"withheld":true`."""
     for field in event.fields:
         key = field.key.encode()
         if field.form in {Form.TEXT, Form.CONTENT} and b',"%b":"' % key in line:
-            line = _with(line, field.key, b'""' + b',"withheld":true')
+            line = _replaced(line, field.key, b'""' + b',"withheld":true')
         elif field.form is Form.EXACT:
             line = re.sub(rb',"%b":"[^"]*"' % key, b"", line, count=1)
     return line
 
 
 def _masked(pattern: Any, text: bytes) -> bytes:  # noqa: ANN401 - re2 has no types
-    parts, told = [], 0
+    parts, copied = [], 0
     for match in pattern.finditer(text):
         begin, end = match.span(1 if pattern.groups else 0)
-        if begin >= told and end > begin:  # a group may have matched nothing
-            parts += [text[told:begin], MASK]
-            told = end
-    return b"".join([*parts, text[told:]]) if parts else text
+        if begin >= copied and end > begin:  # a group may be empty
+            parts += [text[copied:begin], MASK]
+            copied = end
+    return b"".join([*parts, text[copied:]]) if parts else text
 
 
-def _with(line: bytes, key: str, value: bytes) -> bytes:
-    """Return a line with another text for a key; no guest can write a key's quotes."""
+def _replaced(line: bytes, key: str, value: bytes) -> bytes:
+    """Return a line with another value of a key whose value is a string.
+
+    A guest's text cannot be taken for a key, because quotes in it are escaped.
+    """
     pattern = rb'"%b":"(?:[^"\\]|\\.)*"' % key.encode()
     return re.sub(pattern, lambda _: b'"%b":%b' % (key.encode(), value), line, count=1)

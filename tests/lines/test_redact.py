@@ -148,7 +148,7 @@ def test_masks_that_find_no_room_leave_the_texts_out() -> None:
                 assert found["buf"] == ("" if found.get("withheld") else "://a:*****@" * 2000)
 
 
-def test_a_family_that_takes_too_long_has_no_texts_and_another_one_has() -> None:
+def test_a_tree_that_takes_too_long_has_no_texts_and_another_one_has() -> None:
     encoder = Encoder(redactor=Redactor(DEFAULT_RULES))
     encoder.masking.allowance = Allowance(each=0.0)
     processes = table(encoder.forget)
@@ -180,7 +180,7 @@ def test_a_family_that_takes_too_long_has_no_texts_and_another_one_has() -> None
     assert drained()[0] == (1, masked, False), "another second"
 
 
-def test_all_families_together_have_an_allowance() -> None:
+def test_all_trees_together_have_an_allowance() -> None:
     allowance = Allowance(each=1.0, total=0.0)
     allowance.renew()
     with allowance.of(1) as allowed:
