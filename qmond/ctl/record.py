@@ -72,8 +72,10 @@ def run(options: argparse.Namespace) -> int:
         return _fail(f"{error.filename or output}: {error.strerror}")
     except QmondError as error:
         return _fail(str(error))
-    if recording.fault:
-        return _fail(f"{output}: {recording.fault.strerror}; the command's status was {status}")
+    if recording.write_error:
+        return _fail(
+            f"{output}: {recording.write_error.strerror}; the command's status was {status}"
+        )
     if why:
         sys.stderr.write(f"qmonctl: {printable(why)}\n")
     sys.stderr.write(f"qmonctl: {output}: {_verdict(recording)}\n")
@@ -85,7 +87,7 @@ def _verdict(recording: Recording) -> str:
     counts = recording.digest.counts
     if not counts:
         return "no qemu-user process was in it: only those, and what they start, are watched"
-    told = f"{counts.total()} events of {len(recording.digest.lives)} processes, "
+    told = f"{counts.total()} events of {len(recording.digest.processes)} processes, "
     missing = recording.missing
     return told + ("complete" if not missing else "NOT COMPLETE: " + "; ".join(missing))
 

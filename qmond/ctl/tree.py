@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from qmond.client import Client
 from qmond.ctl.ps import warn_of_cut, what
-from qmond.ctl.show.text import age, json_text, printable
+from qmond.ctl.show.text import age, json_text, printable, tree_lines
 
 __all__ = ["add_arguments", "grow", "render", "run"]
 
@@ -69,16 +68,7 @@ def _trunk(node: Node) -> Node:
 
 def render(roots: list[Node]) -> str:
     """Return the tree as a person reads it."""
-    return "".join(line + "\n" for root in roots for line in _lines(root, "", ""))
-
-
-def _lines(node: Node, first: str, others: str) -> Iterator[str]:
-    yield first + _label(node)
-    children = node["children"]
-    for at, child in enumerate(children):
-        last = at == len(children) - 1
-        branch, trunk = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        yield from _lines(child, others + branch, others + trunk)
+    return "".join(tree_lines(roots, label=_label, children=lambda node: node["children"]))
 
 
 def _label(node: Node) -> str:

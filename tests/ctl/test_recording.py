@@ -13,8 +13,8 @@ import pytest
 
 from qmond.ctl import main
 from qmond.ctl.runs import command
+from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import Digest
-from qmond.ctl.runs.family import Family
 
 Event = dict[str, Any]
 ROOT = 50
@@ -50,7 +50,7 @@ def switch(before: int, after: int) -> Event:
     return {"event": "SCHED_SWITCH", "prev_pid": before, "next_pid": after}
 
 
-def test_a_family_grows_by_forks_and_ancestors_and_forgets_the_dead() -> None:
+def test_a_tree_grows_by_forks_and_ancestors_and_forgets_the_dead() -> None:
     lines: list[tuple[Event, bool]] = [
         (adopt(60, 1), False),
         (fork(60, 61), False),
@@ -72,21 +72,21 @@ def test_a_family_grows_by_forks_and_ancestors_and_forgets_the_dead() -> None:
         ({"event": "LOST", "count": 1}, False),
         ({"evt": "ALLOC_SUM", "pid": -1}, False),
     ]
-    family = Family(ROOT)
-    assert [family.has(event) for event, _ in lines] == [ours for _, ours in lines]
-    assert family.members == {ROOT}
+    tree = CommandTree(ROOT)
+    assert [tree.has(event) for event, _ in lines] == [ours for _, ours in lines]
+    assert tree.members == {ROOT}
 
 
-def test_a_thread_of_ours_may_become_anothers() -> None:
-    family = Family(ROOT)
+def test_a_thread_of_the_tree_may_become_anothers() -> None:
+    tree = CommandTree(ROOT)
     for event in (adopt(70, ROOT), call("READ", 70, 71)):
-        assert family.has(event)
-    assert family.has(switch(71, 0))
-    assert not family.has(call("READ", 60, 71))
-    assert not family.has(switch(71, 0))
+        assert tree.has(event)
+    assert tree.has(switch(71, 0))
+    assert not tree.has(call("READ", 60, 71))
+    assert not tree.has(switch(71, 0))
 
 
-def test_a_digest_tells_lives_images_files_and_sockets() -> None:
+def test_a_digest_has_processes_images_files_and_sockets() -> None:
     digest = Digest()
     for event in [
         adopt(70, ROOT, argv=["qemu-arm", "./\x1b[31mred\n"]),
@@ -112,7 +112,7 @@ def test_a_digest_tells_lives_images_files_and_sockets() -> None:
     )
     assert "".join(digest.files()).splitlines()[1:] == ["       2 /a\\nb"]
     assert "".join(digest.sockets()).splitlines()[1:] == ["       1 127.0.0.1:9"]
-    assert (digest.running, len(digest.lives)) == ([72], 4)
+    assert (digest.running, len(digest.processes)) == ([72], 4)
     assert (digest.bytes, digest.calls) == ({"WRITE": 7, "READ": 5}, {"ALLOC_SUM": 4})
 
 

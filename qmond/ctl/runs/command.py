@@ -1,4 +1,4 @@
-"""A command that is run for somebody: started, given its signals, waited for, with what it left."""
+"""Running a command: signals are forwarded to it, and orphans of its descendants are adopted."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from qmond.errors import QmondError
 
 __all__ = ["adopting_orphans", "holding_signals", "in_first_pid_namespace", "run"]
 
-_NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as env(1) and timeout(1) have them
-_PASSED_ON: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
-_WAITED_FOR: Final = _PASSED_ON | {signal.SIGCHLD}
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # the statuses of env(1) and timeout(1)
+_FORWARDED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+_WAITED_FOR: Final = _FORWARDED | {signal.SIGCHLD}
 _FIRST_PID_NAMESPACE: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PR_SET_CHILD_SUBREAPER: Final = 36  # include/uapi/linux/prctl.h
 
 
 def in_first_pid_namespace() -> bool:
-    """Say whether process IDs are here what they are in events."""
+    """Whether this is the host's PID namespace, whose process IDs the events have."""
     return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
 
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Have this process be the parent of each descendant whose parent ends. Raises QmondError.
+    """Make this process the parent of its orphaned descendants. Raises QmondError.
 
-    So whoever descends from it has it among its ancestors, come what may.
+    So it is an ancestor of each descendant of the command, even if processes between them ended.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4  # it is variadic, and takes longs
+    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4  # variadic, with arguments of type long
     if prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise QmondError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}")
     try:
@@ -43,11 +43,13 @@ def adopting_orphans() -> Iterator[None]:
 
 @contextmanager
 def holding_signals() -> Iterator[set[signal.Signals]]:
-    """Have signals wait until `run` looks for them, in this thread and those begun in it.
+    """Block the signals that `run` waits for, in this thread and in threads that it starts.
 
-    Gives those that waited before. What comes after the command's end is nobody's any more.
+    Yields the signal mask before that, for `run`. Signals that arrive after the end of the command
+    are discarded.
     """
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones do not wait
+    # a signal that is ignored never becomes pending
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     try:
         yield {signal.Signals(number) for number in mask}
@@ -59,26 +61,26 @@ def holding_signals() -> Iterator[set[signal.Signals]]:
 
 
 def run(words: list[str], mask: set[signal.Signals]) -> tuple[int, str]:
-    """Run a command until it ends; returns its exit status as a shell has it, and why it has none.
+    """Run a command until it ends, within `holding_signals`, and forward signals to it.
 
-    It gets the signals that are for this process, which holds them; `mask` are those that it holds
-    itself. Its descendants may live on.
+    `mask` is the signal mask of the command. Returns the exit status as a shell reports it, and the
+    error if the command could not be started, or "". Descendants of the command may run on.
     """
-    given = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these two, and a command would too
+    default = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these; the command must not
     try:
-        pid = os.posix_spawnp(words[0], words, os.environ, setsigmask=mask, setsigdef=given)
+        pid = os.posix_spawnp(words[0], words, os.environ, setsigmask=mask, setsigdef=default)
     except OSError as error:
-        absent = isinstance(error, FileNotFoundError)
-        return _NOT_FOUND if absent else _NOT_EXECUTABLE, f"{words[0]}: {error.strerror}"
+        is_missing = isinstance(error, FileNotFoundError)
+        return _NOT_FOUND if is_missing else _NOT_EXECUTABLE, f"{words[0]}: {error.strerror}"
     return _await(pid), ""
 
 
 def _await(command: int) -> int:
     while True:
-        got = signal.sigwaitinfo(_WAITED_FOR)
-        if got.si_signo != signal.SIGCHLD:
-            if got.si_code <= 0:  # of a process; the terminal's reach the command by themselves
-                os.kill(command, got.si_signo)
+        received = signal.sigwaitinfo(_WAITED_FOR)
+        if received.si_signo != signal.SIGCHLD:
+            if received.si_code <= 0:  # from a process; the terminal signals the command itself
+                os.kill(command, received.si_signo)
             continue
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:

@@ -1,4 +1,4 @@
-"""What a process tree did, in a few texts: who there was, which files and which sockets."""
+"""A summary of what a process tree did: its processes, their files, and their sockets."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from qmond.ctl.show.text import printable
+from qmond.ctl.show.text import printable, tree_lines
 
-__all__ = ["Digest", "Life"]
+__all__ = ["Digest", "Process"]
 
-_WANTED: Final = {"TRACK_OPENAT": ("files", "file"), "CONNECT": ("sockets", "addr")}
+_LISTED: Final = {"TRACK_OPENAT": ("files", "file"), "CONNECT": ("sockets", "addr")}
 
 
 @dataclass(slots=True, eq=False)
-class Life:
-    """One process from its beginning to its end; a number that is used again is another life."""
+class Process:
+    """One process, from its start to its end. A reused ID is another Process."""
 
     pid: int
-    above: Life | None = None
+    parent: Process | None = None
     argv: list[str] = field(default_factory=list)
     images: list[tuple[str | None, str]] = field(default_factory=list)
-    """Architecture and path of the guests that it ran, one after the other."""
+    """The architecture and path of each guest that it ran, in order."""
     end: str = ""
-    below: list[Life] = field(default_factory=list)
+    """How it ended, as text; empty while it runs."""
+    children: list[Process] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     sockets: Counter[str] = field(default_factory=Counter)
 
-    def runs(self, event: dict[str, Any]) -> None:
-        """Take note of the guest that a line names."""
+    def note_image(self, event: dict[str, Any]) -> None:
+        """Add the guest that an event names, if it is another one than before."""
         guest = event.get("guest")
         if guest is not None:
             image = (event.get("arch"), guest)
@@ -37,96 +38,95 @@ class Life:
                 self.images.append(image)
 
     def label(self) -> str:
-        """Return who it is, in a line."""
+        """Return the process in one line: ID, command line, guests."""
         started = printable(" ".join(self.argv)) if self.argv else "fork"
         ran = "; ".join(f"{printable(guest)} ({arch or 'native'})" for arch, guest in self.images)
         return f"{self.pid} {started}" + (f" [{ran}]" if ran else "")
 
 
 class Digest:
-    """Takes lines of one process tree in their order, and tells it in short."""
+    """Collects a summary from the events of one process tree, in their order."""
 
     def __init__(self) -> None:
-        self.lives: list[Life] = []
+        self.processes: list[Process] = []
         self.counts: Counter[str] = Counter()
+        """Events, by their name."""
         self.bytes: Counter[str] = Counter()
-        """What was read and written, by READ and WRITE."""
+        """Bytes of READ and WRITE."""
         self.calls: Counter[str] = Counter()
-        """Calls of the statistics' kinds that these processes made, by ALLOC_SUM and the like."""
-        self._now: dict[int, Life] = {}
+        """Calls of these processes in the statistics, by ALLOC_SUM and the like."""
+        self._running: dict[int, Process] = {}
         self.pids: set[int] = set()
-        """Those of all lives, ended or not."""
+        """The IDs of all processes, including those that ended."""
 
     @property
     def running(self) -> list[int]:
-        """Processes whose end is not told."""
-        return sorted(self._now)
+        """The IDs of the processes without an EXIT."""
+        return sorted(self._running)
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take note of what a line of the tree tells."""
+        """Add an event of the tree."""
         name = event["event"]
         self.counts[name] += 1
         if name == "TRACK_ADOPT":
             self._adopt(event)
         elif name == "TRACK_FORK":
-            self._begin(Life(event["child"]), event["parent"])
-            self._now[event["child"]].runs(event)
-        life = self._now.get(event.get("pid", -1))
-        if life is None:
+            self._start(Process(event["child"]), event["parent"])
+            self._running[event["child"]].note_image(event)
+        process = self._running.get(event.get("pid", -1))
+        if process is None:
             return
-        life.runs(event)
+        process.note_image(event)
         if name in {"READ", "WRITE"}:
             self.bytes[name] += event.get("len", 0)
-        elif name in _WANTED:
-            of, key = _WANTED[name]
-            getattr(life, of)[event[key]] += 1
+        elif name in _LISTED:
+            attribute, key = _LISTED[name]
+            getattr(process, attribute)[event[key]] += 1
         elif name == "EXIT":
             signal = event["signal"]
-            life.end = f"exit {event['code']}" if signal is None else f"signal {signal}"
-            del self._now[life.pid]
+            process.end = f"exit {event['code']}" if signal is None else f"signal {signal}"
+            del self._running[process.pid]
 
     def count(self, name: str, by_pid: dict[str, int]) -> None:
-        """Add what a statistic tells of these processes."""
+        """Add the calls of these processes in a line of statistics."""
         self.calls[name] += sum(
             count for pid, count in by_pid.items() if pid.isdecimal() and int(pid) in self.pids
         )
 
     def _adopt(self, event: dict[str, Any]) -> None:
         parents = [row["pid"] for row in event.get("parents", ())] or [event["ppid"]]
-        above = next((pid for pid in parents if pid in self._now), 0)
-        self._begin(Life(event["pid"], argv=event["argv"] or [event["bin"]]), above)
+        parent = next((pid for pid in parents if pid in self._running), 0)
+        self._start(Process(event["pid"], argv=event["argv"] or [event["bin"]]), parent)
 
-    def _begin(self, life: Life, above: int) -> None:
-        life.above = self._now.get(above)
-        if life.above is not None:
-            life.above.below.append(life)
-        self.lives.append(life)
-        self.pids.add(life.pid)
-        self._now[life.pid] = life
+    def _start(self, process: Process, parent: int) -> None:
+        process.parent = self._running.get(parent)
+        if process.parent is not None:
+            process.parent.children.append(process)
+        self.processes.append(process)
+        self.pids.add(process.pid)
+        self._running[process.pid] = process
 
-    # ---- the texts -----------------------------------------------------------------------------
+    # ---- the text files ------------------------------------------------------------------------
 
     def tree(self) -> Iterator[str]:
-        """Yield a line for each process, below the one that it comes from."""
-        stack = [(life, "", "") for life in reversed(self.lives) if life.above is None]
-        while stack:
-            life, first, others = stack.pop()
-            yield f"{first}{life.label()}: {life.end or 'no end was seen'}\n"
-            for at, child in enumerate(reversed(life.below)):
-                branch, trunk = ("└─ ", "   ") if at == 0 else ("├─ ", "│  ")
-                stack.append((child, others + branch, others + trunk))
+        """Yield the lines of tree.txt: the processes as a tree, and how each ended."""
+        return tree_lines(
+            [process for process in self.processes if process.parent is None],
+            label=lambda process: f"{process.label()}: {process.end or 'no end was seen'}",
+            children=lambda process: process.children,
+        )
 
     def files(self) -> Iterator[str]:
-        """Yield the paths that each process opened, and how often."""
-        return self._by_life("files")
+        """Yield the lines of files.txt: the paths that each process opened, and how often."""
+        return self._by_process("files")
 
     def sockets(self) -> Iterator[str]:
-        """Yield the addresses that each process connected to, and how often."""
-        return self._by_life("sockets")
+        """Yield the lines of sockets.txt: the addresses of connects by process, and how often."""
+        return self._by_process("sockets")
 
-    def _by_life(self, of: str) -> Iterator[str]:
-        for life in self.lives:
-            found: Counter[str] = getattr(life, of)
-            if found:
-                yield f"{life.label()}\n"
-                yield from (f"{found[text]:8} {printable(text)}\n" for text in sorted(found))
+    def _by_process(self, attribute: str) -> Iterator[str]:
+        for process in self.processes:
+            counts: Counter[str] = getattr(process, attribute)
+            if counts:
+                yield f"{process.label()}\n"
+                yield from (f"{counts[text]:8} {printable(text)}\n" for text in sorted(counts))

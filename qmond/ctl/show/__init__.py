@@ -1,1 +1,1 @@
-"""What qmonctl shows to people: text, columns, screens."""
+"""Output for people: text on a terminal, and the screen of `qmonctl top`."""

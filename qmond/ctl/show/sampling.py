@@ -1,4 +1,4 @@
-"""What `qmonctl top` shows: the daemon's figures, a second apart."""
+"""The data of `qmonctl top`: samples of the daemon's processes and counters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _NUMBERS: Final = {"PID", "EV/S", "EVENTS", "AGE", "UID"}
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The figures of one moment; `rates` are by type, a second, `error` why there are none."""
+    """One sample. `rates` are events per second, by type.
+
+    `totals` are the sums of the counters, by column. `error` is set if the daemon did not answer.
+    """
 
     processes: list[dict[str, Any]] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
@@ -39,15 +42,15 @@ class Sample:
 
 
 class Sampler:
-    """Asks the daemon, and comes back to one that was away."""
+    """Takes samples from the daemon, and reconnects after an error."""
 
     def __init__(self, connect: Callable[[], Client]) -> None:
         self._connect = connect
         self._client: Client | None = None
-        self._before: tuple[float, dict[str, int]] | None = None
+        self._previous: tuple[float, dict[str, int]] | None = None
 
     def sample(self) -> Sample:
-        """Return the figures as they are now; it may take as long as the daemon does."""
+        """Return the current sample. Blocks until the daemon has answered."""
         try:
             self._client = self._client or self._connect()
             processes, counters = self._client.ps(), self._client.status()["counters"]
@@ -55,10 +58,11 @@ class Sampler:
             self.close()
             return Sample(error=error.args[0])
         now, seen = time.monotonic(), {name: row["seen"] for name, row in counters.items()}
-        before, self._before = self._before, (now, seen)
+        previous, self._previous = self._previous, (now, seen)
         rates = {}
-        if before and now > before[0]:
-            rates = {n: (seen[n] - before[1].get(n, 0)) / (now - before[0]) for n in seen}
+        if previous and now > previous[0]:
+            then, counts = previous
+            rates = {n: (seen[n] - counts.get(n, 0)) / (now - then) for n in seen}
         totals = {
             column: sum(row[column] for row in counters.values())
             for column in ("seen", "written", "lost", "suppressed")
@@ -66,16 +70,16 @@ class Sampler:
         return Sample(processes, {n: rate for n, rate in rates.items() if rate > 0}, totals)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._client:
             self._client.close()
-        self._client = self._before = None
+        self._client = self._previous = None
 
 
 def rows_of(
     processes: list[dict[str, Any]], column: str, *, reverse: bool
 ) -> list[tuple[str, ...]]:
-    """Return the table's rows, sorted by a column; numbers begin with the greatest."""
+    """Return the rows of the table, sorted by a column: numbers descending, texts ascending."""
     descending = (column in _NUMBERS) != reverse
     ordered = sorted(processes, key=_KEYS[column], reverse=descending)
     return [
@@ -85,7 +89,7 @@ def rows_of(
 
 
 def summary(sample: Sample) -> str:
-    """Return two lines above the table: the totals, and the types that come most."""
+    """Return the two lines above the table: the totals, and the most frequent types."""
     if sample.error:
         return f"{printable(sample.error)}\ntrying again each second"
     total = sum(sample.rates.values())

@@ -14,13 +14,13 @@ __all__ = ["Top"]
 
 
 class Top(App[None]):
-    """The table, below two lines of totals; it asks `every` so many seconds."""
+    """The table of processes, below two lines of totals, updated `every` so many seconds."""
 
     TITLE = "qmonctl top"
     ENABLE_COMMAND_PALETTE = False
     CSS = "Static { height: 2; } DataTable { height: 1fr; }"
-    BINDINGS = [  # noqa: RUF012 - textual's way
-        ("s", "sort", "sort by the next"),
+    BINDINGS = [  # noqa: RUF012 - as textual documents it
+        ("s", "sort", "sort by the next column"),
         ("r", "reverse", "reverse"),
         ("p", "pause", "pause"),
         ("q", "quit", "quit"),
@@ -34,43 +34,43 @@ class Top(App[None]):
         self.sample = Sample()
 
     def compose(self) -> ComposeResult:
-        """Lay out the parts: textual calls this, and what begins with `on_`."""
+        """Return the widgets; textual calls this, and the methods `on_…` and `action_…`."""
         yield Static(markup=False)
         yield DataTable(cursor_type="none", zebra_stripes=True)
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to ask."""
+        """Start the updates."""
         self.set_interval(self.every, self.ask)
         self.ask()
 
     def ask(self) -> None:
-        """Have a thread ask the daemon, which may take its time."""
+        """Take a sample in a thread, because the daemon may answer late."""
         if not self.paused:
             self.run_worker(self.fetch, thread=True, exclusive=True)
 
     def fetch(self) -> None:
-        """Ask, in that thread."""
+        """Take a sample; runs in the thread."""
         sample = self.sampler.sample()
         self.call_from_thread(self.show, sample)
 
     def show(self, sample: Sample) -> None:
-        """Show what was found."""
+        """Show a sample."""
         self.sample = sample
         self.draw()
 
     def draw(self) -> None:
-        """Draw the table anew."""
+        """Draw the table and the totals."""
         paused = "  (paused)" if self.paused else ""
         self.query_one(Static).update(summary(self.sample) + paused)
         table: DataTable[Any] = self.query_one(DataTable)
-        at = table.scroll_y
+        scroll_y = table.scroll_y
         table.clear(columns=True)
         mark = "▲" if self.reversed else "▼"
         table.add_columns(*(f"{c} {mark}" if c == self.column else c for c in COLUMNS))
         for row in rows_of(self.sample.processes, self.column, reverse=self.reversed):
             table.add_row(*(Text(cell) for cell in row))
-        table.scroll_y = at
+        table.scroll_y = scroll_y
 
     def action_sort(self) -> None:
         """Sort by the next column."""
@@ -78,15 +78,15 @@ class Top(App[None]):
         self.draw()
 
     def action_reverse(self) -> None:
-        """Sort the other way round."""
+        """Reverse the order."""
         self.reversed = not self.reversed
         self.draw()
 
     def action_pause(self) -> None:
-        """Stand still, or go on."""
+        """Pause or resume the updates."""
         self.paused = not self.paused
         self.draw()
 
     def on_unmount(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.sampler.close()

@@ -1,30 +1,32 @@
-"""Text for a terminal: what guests choose must not drive it."""
+"""Text for a terminal: escaped, so that a guest's text cannot drive it, and aligned."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from qmond.escape import json_bytes
 
-__all__ = ["age", "columns", "cut", "json_text", "pad", "printable", "width"]
+__all__ = ["age", "columns", "cut", "json_text", "pad", "printable", "tree_lines", "width"]
+
+_Node = TypeVar("_Node")
 
 
 def printable(text: str) -> str:
-    r"""Return text with everything that a terminal might act on as `\x1b` and the like."""
+    r"""Return text with control and other unprintable characters escaped, like `\x1b`."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 
 def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return a value as indented JSON, with a newline, that a terminal only shows."""
+    """Return a value as indented JSON with a newline. It cannot drive a terminal."""
     return json_bytes(value, indent=True).decode() + "\n"
 
 
 def width(text: str) -> int:
-    """Return how many columns a printable text takes on a terminal."""
+    """Return the width of a printable text on a terminal, in columns."""
     if text.isascii():
         return len(text)
     return sum(
@@ -34,7 +36,7 @@ def width(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return as much of a printable text as fits, with `…` where something is missing."""
+    """Return a printable text, cut to a width in columns; `…` marks the cut."""
     if width(text) <= columns:
         return text
     while text and width(text) >= columns:
@@ -43,12 +45,12 @@ def cut(text: str, columns: int) -> str:
 
 
 def pad(text: str, columns: int) -> str:
-    """Return a printable text with spaces behind it, up to so many columns."""
+    """Return a printable text, padded with spaces to a width in columns."""
     return text + " " * (columns - width(text))
 
 
 def age(seconds: float) -> str:
-    """Return a time as a person reads it: `4.2s`, `3m07s`, `5h02m`, `12d03h`."""
+    """Return a duration as text: `4.2s`, `3m07s`, `5h02m`, `12d03h`."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(int(seconds), 60)
@@ -60,8 +62,24 @@ def age(seconds: float) -> str:
     return f"{hours // 24}d{hours % 24:02}h"
 
 
+def tree_lines(
+    roots: Sequence[_Node],
+    *,
+    label: Callable[[_Node], str],
+    children: Callable[[_Node], Sequence[_Node]],
+) -> Iterator[str]:
+    """Yield the lines of a tree, each with its newline: every node above its children."""
+    stack = [(root, "", "") for root in reversed(roots)]
+    while stack:
+        node, first, others = stack.pop()
+        yield f"{first}{label(node)}\n"
+        for at, child in enumerate(reversed(children(node))):
+            branch, trunk = ("└─ ", "   ") if at == 0 else ("├─ ", "│  ")
+            stack.append((child, others + branch, others + trunk))
+
+
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Return rows as lines with aligned columns; `right` has those that end, not begin, at one."""
+    """Return rows as lines with aligned columns. `right` has the indices of right-aligned ones."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join(
         "  ".join(
