@@ -1,4 +1,4 @@
-"""`qmonctl`: asks the daemon, through its socket alone."""
+"""`qmonctl`: the command-line client of the daemon. It uses only the daemon's socket."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = ["main", "parser"]
 
 
 class Verb(Protocol):
-    """What a module of this package has; its docstring is the verb's help."""
+    """A verb of qmonctl: the functions of its module. The module's docstring is the verb's help."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare what the verb takes."""
+        """Declare the arguments of the verb."""
 
     def run(self, options: argparse.Namespace) -> int:
-        """Do it; returns the exit status. Raises QmondError."""
+        """Run the verb; returns the exit status. Raises QmondError."""
 
 
 _VERBS: Final[dict[str, Verb]] = {
@@ -62,15 +62,15 @@ _VERBS: Final[dict[str, Verb]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit status."""
-    whole = parser()
-    options = whole.parse_args(arguments, argparse.Namespace(parser=whole))
+    """Run qmonctl; returns the exit status. The default arguments are those of the command line."""
+    qmonctl = parser()
+    options = qmonctl.parse_args(arguments, argparse.Namespace(parser=qmonctl))
     try:
         return _VERBS[options.verb].run(options)
     except QmondError as error:
         sys.stderr.write(f"qmonctl: {error}\n")
         return 1
-    except BrokenPipeError:  # whoever read us has seen enough
+    except BrokenPipeError:  # the reader of the pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -78,21 +78,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what takes qmonctl's arguments apart."""
-    whole = argparse.ArgumentParser(
+    """Return the parser of qmonctl's arguments."""
+    qmonctl = argparse.ArgumentParser(
         prog="qmonctl",
         description="Ask the qmond daemon what programs under qemu-user do.",
         epilog="Exit status: 0; 1 if the daemon does not run or refuses, or a file cannot be read; "
         "2 for wrong arguments. record has the exit status of its command.",
     )
-    whole.add_argument(
+    qmonctl.add_argument(
         "--socket",
         type=Path,
         metavar="PATH",
         help=f"the daemon's socket (default: $QMOND_SOCKET or {DEFAULT_SOCKET})",
     )
-    whole.add_argument("--version", action="version", version=f"qmonctl {__version__}")
-    verbs = whole.add_subparsers(dest="verb", metavar="VERB", required=True)
+    qmonctl.add_argument("--version", action="version", version=f"qmonctl {__version__}")
+    verbs = qmonctl.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, module in _VERBS.items():
         description = (module.__doc__ or "").strip()
         verb = verbs.add_parser(
@@ -102,4 +102,4 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)
-    return whole
+    return qmonctl

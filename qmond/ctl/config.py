@@ -12,11 +12,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask the daemon."""
+    """Print the configuration."""
     with Client(options.socket) as client:
         sys.stdout.write(json_text(client.config()))
     return 0

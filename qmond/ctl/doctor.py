@@ -21,20 +21,21 @@ from pathlib import Path
 from typing import Final
 
 from qmond.client import DEFAULT_SOCKET, Client
+from qmond.ctl.export import DEFAULT_LOG
 from qmond.ctl.show.text import json_text, printable
 from qmond.errors import QmondError
 
 __all__ = ["Finding", "add_arguments", "check_host", "run"]
 
-_KERNEL: Final = (6, 1)
-_FREE: Final = 1 << 30
+_KERNEL_MIN: Final = (6, 1)
+_FREE_MIN: Final = 1 << 30
+"""Bytes of free disk space."""
 _GROUPS: Final = ("qmon", "qmon-payload")
-_LOG: Final = Path("/var/log/qmond")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found: `state` is ok, warn or fail; `advice` says what to do."""
+    """The result of one check. `state` is ok, warn or fail; `advice` says what to do."""
 
     name: str
     state: str
@@ -43,12 +44,12 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     parser.add_argument("--json", action="store_true", help="the results, for programs")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what was found."""
+    """Print the results of all checks."""
     findings = [*check_host(Path("/")), _bcc(), _config(), *_socket(options.socket)]
     if options.json:
         sys.stdout.write(json_text([asdict(finding) for finding in findings]))
@@ -61,16 +62,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_host(root: Path) -> Iterator[Finding]:
-    """Look at the host below a root: its kernel, its interpreters."""
+    """Check the kernel and the emulators of a host, whose root directory is `root`."""
     yield _kernel(_text(root / "proc/sys/kernel/osrelease"))
     btf = root / "sys/kernel/btf/vmlinux"
     if os.access(btf, os.F_OK):
-        yield Finding("btf", "ok", f"{btf} is there")
+        yield Finding("btf", "ok", f"{btf} exists")
     else:
         yield Finding("btf", "fail", f"{btf} is missing", "use a kernel with CONFIG_DEBUG_INFO_BTF")
     yield _lockdown(_text(root / "sys/kernel/security/lockdown"))
     yield from _binfmt(root / "proc/sys/fs/binfmt_misc")
-    yield _interpreters(root / "usr/bin")
+    yield _emulators(root / "usr/bin")
 
 
 def _text(path: Path) -> str:
@@ -83,35 +84,36 @@ def _text(path: Path) -> str:
 def _kernel(release: str) -> Finding:
     digits = release.split("-", maxsplit=1)[0].split(".")[:2]
     version = tuple(int(part) for part in digits if part.isdecimal())
-    if len(version) == 2 and version >= _KERNEL:
+    if len(version) == 2 and version >= _KERNEL_MIN:
         return Finding("kernel", "ok", release)
-    wanted = ".".join(map(str, _KERNEL))
-    return Finding("kernel", "warn", release or "unknown", f"qmond is made for {wanted} and later")
+    minimum = ".".join(map(str, _KERNEL_MIN))
+    advice = f"qmond supports {minimum} and later"
+    return Finding("kernel", "warn", release or "unknown", advice)
 
 
 def _lockdown(text: str) -> Finding:
     if "[confidentiality]" in text:
-        advice = "BPF may not read memory: boot with lockdown=integrity at most"
+        advice = "it forbids BPF to read memory: boot with lockdown=integrity or none"
         return Finding("lockdown", "fail", "confidentiality", advice)
     mode = text.partition("[")[2].partition("]")[0]
-    return Finding("lockdown", "ok", mode or "there is none")
+    return Finding("lockdown", "ok", mode or "not in use")
 
 
 def _binfmt(folder: Path) -> Iterator[Finding]:
     entries = {path.name: _text(path) for path in sorted(folder.glob("qemu-*"))}
     if not entries:
-        advice = "foreign programs start only by an interpreter's name: package qemu-user-static"
-        yield Finding("binfmt_misc", "warn", "no entry of qemu's is registered", advice)
+        advice = "to run foreign programs without naming the emulator: package qemu-user-static"
+        yield Finding("binfmt_misc", "warn", "no qemu entries", advice)
         return
     off = [name for name, text in entries.items() if not text.startswith("enabled")]
-    found = f"{len(entries)} entries of qemu's"
+    found = f"{len(entries)} qemu entries"
     if off:
         yield Finding("binfmt_misc", "warn", f"{found}, disabled: {', '.join(off)}")
     else:
         yield Finding("binfmt_misc", "ok", found)
 
 
-def _interpreters(folder: Path) -> Finding:
+def _emulators(folder: Path) -> Finding:
     system = ("qemu-system", "qemu-img", "qemu-io", "qemu-nbd", "qemu-storage", "qemu-ga")
     found = sorted(p.name for p in folder.glob("qemu-*") if not p.name.startswith(system))
     if found:
@@ -122,13 +124,13 @@ def _interpreters(folder: Path) -> Finding:
     )
 
 
-def _disk(folder: Path, whose: str = "") -> Finding:
-    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
-    free = shutil.disk_usage(there).free
-    found = f"{free >> 20} MB free for {folder}{whose}"
-    if free >= _FREE:
+def _disk(folder: Path, note: str = "") -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    free = shutil.disk_usage(existing).free
+    found = f"{free >> 20} MB free for {folder}{note}"
+    if free >= _FREE_MIN:
         return Finding("disk", "ok", found)
-    return Finding("disk", "warn", found, "set log.keep lower, or log.dir to another disk")
+    return Finding("disk", "warn", found, "lower log.keep, or set log.dir to another disk")
 
 
 def _bcc() -> Finding:
@@ -141,8 +143,9 @@ def _bcc() -> Finding:
     except (OSError, subprocess.TimeoutExpired):
         missing = 1
     if missing:
-        return Finding("bcc", "fail", "Python has no bcc", "apt-get install python3-bpfcc")
-    return Finding("bcc", "ok", "Python has it")
+        advice = "apt-get install python3-bpfcc"
+        return Finding("bcc", "fail", "Python cannot import bcc", advice)
+    return Finding("bcc", "ok", "Python can import bcc")
 
 
 def _config() -> Finding:
@@ -158,14 +161,14 @@ def _config() -> Finding:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("config", "warn", f"qmond --check: {error}", "is qmond installed?")
-    said = (done.stderr or done.stdout).strip().splitlines()
+    lines = (done.stderr or done.stdout).strip().splitlines()
     if done.returncode == 0:
-        return Finding("config", "ok", said[-1] if said else "right")
-    return Finding("config", "fail", "; ".join(said), "mend the file: man qmon.yaml")
+        return Finding("config", "ok", lines[-1] if lines else "no faults")
+    return Finding("config", "fail", "; ".join(lines), "correct the file: see man qmon.yaml")
 
 
 def _service_environment() -> dict[str, str]:
-    """Return what a drop-in has the service's environment say, QMOND_CONFIG for one."""
+    """Return the variables that qmond.service and its drop-ins set, such as QMOND_CONFIG."""
     try:
         done = subprocess.run(
             ["systemctl", "show", "--property=Environment", "--value", "qmond.service"],  # noqa: S607
@@ -185,7 +188,7 @@ def _socket(path: Path | None) -> Iterator[Finding]:
             status, about = client.status(), client.about
     except QmondError as error:
         yield Finding("socket", "fail", error.args[0], error.hint)
-        yield _disk(_LOG, ", the default of log.dir")
+        yield _disk(DEFAULT_LOG, ", the default of log.dir")
         if os.geteuid() != 0:
             yield _groups()
         return
@@ -202,6 +205,6 @@ def _socket(path: Path | None) -> Iterator[Finding]:
 
 
 def _groups() -> Finding:
-    mine = {grp.getgrgid(number).gr_name for number in os.getgroups()}
-    found = ", ".join(sorted(mine & set(_GROUPS))) or f"in none of {', '.join(_GROUPS)}"
-    return Finding("groups", "warn", found, "as root: usermod -aG qmon NAME, and log in anew")
+    own = {grp.getgrgid(number).gr_name for number in os.getgroups()}
+    found = ", ".join(sorted(own & set(_GROUPS))) or f"in none of {', '.join(_GROUPS)}"
+    return Finding("groups", "warn", found, "as root: usermod -aG qmon NAME; then log in again")

@@ -1,6 +1,6 @@
 """Print all events, and their keys.
 
-qmonctl events                  names, and what each is about
+qmonctl events                  the events, with their meanings
 qmonctl events READ EXIT        the keys of these events
 """
 
@@ -18,8 +18,8 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="print the keys of this event")
+    """Declare the arguments of the verb."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="print the keys of these events")
     parser.add_argument(
         "--json", action="store_true", help="all events with their keys, as on the socket"
     )
@@ -31,8 +31,8 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json_text(table()))
         return 0
     names = [name.upper() for name in options.names]
-    if wrong := [name for name in names if name not in BY_NAME or BY_NAME[name].internal]:
-        raise QmondError(f"unknown: {', '.join(wrong)}", hint="`qmonctl events` shows all")
+    if unknown := [name for name in names if name not in BY_NAME or BY_NAME[name].internal]:
+        raise QmondError(f"unknown: {', '.join(unknown)}", hint="`qmonctl events` lists all")
     if not names:
         sys.stdout.write(columns([(event.name, event.when) for event in PUBLIC], ()))
     for name in names:

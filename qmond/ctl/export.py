@@ -7,7 +7,7 @@ qmonctl tail --no-follow --since 5m | qmonctl export --format perfetto -o now.pf
 FILE is a log (also .gz and .zst), a folder of logs, what `qmonctl record` wrote, or - for standard
 input. The default is the daemon's log. Open a trace at ui.perfetto.dev. In CSV, text that a
 spreadsheet would take for a formula gets an apostrophe in front, and control characters are
-escaped, unless --exact is given. Lines that are no events, and events and keys of a later version,
+escaped, unless --exact is given. Lines that are not events, and events and keys of a later version,
 are reported on standard error.
 """
 
@@ -28,8 +28,13 @@ DEFAULT_LOG: Final = Path("/var/log/qmond")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
-    parser.add_argument("--format", choices=("perfetto", "chrome", "csv"), required=True)
+    """Declare the arguments of the verb."""
+    parser.add_argument(
+        "--format",
+        choices=("perfetto", "chrome", "csv"),
+        required=True,
+        help="a trace for Perfetto, a trace in Chrome's JSON, or CSV",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -42,23 +47,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="CSV for programs: no apostrophe before formulas, control characters unchanged",
     )
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", default=[DEFAULT_LOG])
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        default=[DEFAULT_LOG],
+        help=f"a log, a folder of logs, a record, or - (default: {DEFAULT_LOG})",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the export."""
+    """Write the converted events."""
     if options.exact and options.format != "csv":
         options.parser.error("--exact is for --format csv")
     on_terminal = options.output is None and sys.stdout.isatty()
     if on_terminal and options.format == "perfetto":
-        raise QmondError("a trace is nothing for a terminal", hint="give a file: -o run.pftrace")
+        raise QmondError("a Perfetto trace is binary", hint="write it to a file: -o run.pftrace")
     try:
         with contextlib.ExitStack() as stack:
             out = sys.stdout.buffer
             if options.output is not None:
                 out = stack.enter_context(options.output.open("wb"))
-            for piece in _pieces(options, shown=on_terminal or not options.exact):
-                out.write(piece)
+            for chunk in _chunks(options, shown=on_terminal or not options.exact):
+                out.write(chunk)
             out.flush()
     except BrokenPipeError:
         raise
@@ -68,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pieces(options: argparse.Namespace, *, shown: bool) -> Iterator[bytes]:
-    """Return the export's bytes; each format's modules are for those alone who ask for it."""
+def _chunks(options: argparse.Namespace, *, shown: bool) -> Iterator[bytes]:
+    """Return the bytes of the output, in chunks. Only the modules of the format are imported."""
     from qmond.ctl.formats.lines import read  # noqa: PLC0415
 
     events = read(options.files)

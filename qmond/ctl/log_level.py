@@ -11,12 +11,14 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
-    parser.add_argument("level", nargs="?", choices=("debug", "info", "warning", "error"))
+    """Declare the arguments of the verb."""
+    parser.add_argument(
+        "level", nargs="?", choices=("debug", "info", "warning", "error"), help="the new level"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask the daemon."""
+    """Send the request; print the level."""
     with Client(options.socket) as client:
         sys.stdout.write(client.log_level(options.level) + "\n")
     return 0

@@ -1,7 +1,7 @@
-"""Two man pages, each out of what it is about.
+"""Generates the man pages qmonctl(1) and qmon.yaml(5).
 
-`python -m qmond.ctl.manual` prints that of qmonctl, from its parser; with a configuration file that
-explains every key, it prints that of the file.
+`python -m qmond.ctl.manual` prints qmonctl(1), from the parser of its arguments. With the path of a
+configuration file that has a comment above each key, it prints qmon.yaml(5).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from qmond import __version__
 from qmond.ctl import parser
+from qmond.ctl.completion import verb_parsers
 
 __all__ = ["file_page", "page"]
 
 
 def page() -> str:
-    """Return the page, as roff source: man(7)."""
-    top = parser()
+    """Return qmonctl(1) as roff source: man(7)."""
+    qmonctl = parser()
     return "\n".join(
         [
             f'.TH QMONCTL 1 "" "qmond {__version__}" "User Commands"',
@@ -30,17 +31,17 @@ def page() -> str:
             r".B qmonctl",
             r"[\-\-socket PATH] VERB [OPTIONS]",
             ".SH DESCRIPTION",
-            _text(top.description or ""),
+            _text(qmonctl.description or ""),
             ".SH OPTIONS",
-            *_options(top),
+            *_options(qmonctl),
             ".SH VERBS",
-            *(line for name, verb in _verbs(top).items() for line in _verb(name, verb)),
+            *(line for name, verb in verb_parsers(qmonctl).items() for line in _verb(name, verb)),
             ".SH EXIT STATUS",
-            _text((top.epilog or "").removeprefix("Exit status: ")),
+            _text((qmonctl.epilog or "").removeprefix("Exit status: ")),
             ".SH FILES",
             ".TP",
             ".I /run/qmond/qmond.sock",
-            "The daemon's socket; $QMOND_SOCKET names another.",
+            "The daemon's socket. $QMOND_SOCKET overrides it.",
             ".SH SEE ALSO",
             ".BR qmond (8),",
             ".BR strace (1)",
@@ -50,7 +51,7 @@ def page() -> str:
 
 
 def file_page(text: str) -> str:
-    """Return the page of a configuration file that has a comment above each key."""
+    """Return qmon.yaml(5) as roff source, from a configuration file with comments."""
     head, _, keys = text.partition("\n\n")
     return "\n".join(
         [
@@ -60,12 +61,12 @@ def file_page(text: str) -> str:
             ".SH DESCRIPTION",
             _text(" ".join(line.removeprefix("# ") for line in head.splitlines()[1:])),
             ".SH KEYS",
-            "Each with its default.",
+            "Each key is shown with its default.",
             *_keys(keys.splitlines()),
             ".SH FILES",
             ".TP",
             ".I /etc/qmon.yaml",
-            "Read where neither \\-\\-config nor $QMOND_CONFIG names another.",
+            "Read if neither \\-\\-config nor $QMOND_CONFIG names another file.",
             ".SH SEE ALSO",
             ".BR qmond (8),",
             ".BR qmonctl (1)",
@@ -75,7 +76,7 @@ def file_page(text: str) -> str:
 
 
 def _keys(lines: list[str]) -> Iterator[str]:
-    """Yield keys, each by its whole name, with what the comment above it says."""
+    """Yield an entry for each key: its full name, its default, and the comment above it."""
     names: list[str] = []
     comment: list[str] = []
     for line in lines:
@@ -93,19 +94,12 @@ def _keys(lines: list[str]) -> Iterator[str]:
             comment = []
 
 
-def _verbs(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    return next(
-        dict(action.choices)
-        for action in top._actions  # noqa: SLF001 - argparse has no other way
-        if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
-    )
-
-
 def _verb(name: str, verb: argparse.ArgumentParser) -> Iterator[str]:
-    usage = " ".join(verb.format_usage().split()).removeprefix(f"usage: qmonctl {name} ")
+    usage = " ".join(verb.format_usage().split()).removeprefix(f"usage: qmonctl {name} [-h]")
     yield f".SS {name}"
     yield f".B qmonctl {name}"
-    yield _text(usage.replace("[-h] ", ""))
+    if usage:
+        yield _text(usage.lstrip())
     first, *rest = (verb.description or "").splitlines()
     yield f".PP\n{_text(first)}"
     if rest:
@@ -113,8 +107,8 @@ def _verb(name: str, verb: argparse.ArgumentParser) -> Iterator[str]:
     yield from _options(verb)
 
 
-def _options(of: argparse.ArgumentParser) -> Iterator[str]:
-    for action in of._actions:  # noqa: SLF001
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way
         if action.help == argparse.SUPPRESS or isinstance(
             action,
             argparse._HelpAction | argparse._SubParsersAction,  # noqa: SLF001
@@ -123,20 +117,20 @@ def _options(of: argparse.ArgumentParser) -> Iterator[str]:
         names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
         choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else ""
         value = choices or str(action.metavar or "")
-        takes = f" {value}" if value and action.option_strings and action.nargs != 0 else ""
-        told = (action.help or choices) % {"default": action.default, "prog": "qmonctl"}
-        yield f".TP\n.B {_text(names)}{_text(takes)}\n{_text(told)}"
+        suffix = f" {value}" if value and action.option_strings and action.nargs != 0 else ""
+        text = (action.help or choices) % {"default": action.default, "prog": "qmonctl"}
+        yield f".TP\n.B {_text(names)}{_text(suffix)}\n{_text(text)}"
 
 
 def _text(text: str) -> str:
-    """Return text that roff takes for nothing else."""
+    """Return text escaped for roff."""
     escaped = text.replace("\\", r"\e").replace("-", r"\-")
-    escaped = re.sub(r"[^\0-\x7f]", lambda found: rf"\[u{ord(found[0]):04X}]", escaped)
+    escaped = re.sub(r"[^\0-\x7f]", lambda match: rf"\[u{ord(match[0]):04X}]", escaped)
     return "\n".join(
         rf"\&{line}" if line[:1] in {".", "'"} else line for line in escaped.split("\n")
     )
 
 
 if __name__ == "__main__":
-    file = sys.argv[1:]
-    sys.stdout.write(file_page(Path(file[0]).read_text(encoding="utf-8")) if file else page())
+    paths = sys.argv[1:]
+    sys.stdout.write(file_page(Path(paths[0]).read_text(encoding="utf-8")) if paths else page())

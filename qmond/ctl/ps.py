@@ -2,7 +2,7 @@
 
 For each: the guest's architecture; how it was started (direct, binfmt, or nested: by another
 watched process); its age; its events in the last second and in all; whether malloc and free are
-counted; what it runs.
+counted; the program, with the beginning of its container's ID.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from qmond.client import Client
 from qmond.ctl.show.text import age, columns, json_text, printable
 
-__all__ = ["add_arguments", "render", "run", "warn_of_cut", "what"]
+__all__ = ["add_arguments", "program", "render", "run", "warn_if_truncated"]
 
 _HEAD = ("PID", "PPID", "UID", "ARCH", "LAUNCH", "AGE", "EV/S", "EVENTS", "ALLOC", "GUEST")
 _RIGHT = (0, 1, 2, 5, 6, 7)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     parser.add_argument("--json", action="store_true", help="the daemon's answer, unchanged")
 
 
@@ -29,25 +29,25 @@ def run(options: argparse.Namespace) -> int:
     """Print the list."""
     with Client(options.socket) as client:
         processes = client.ps()
-        warn_of_cut(client)
+        warn_if_truncated(client)
     sys.stdout.write(json_text(processes) if options.json else render(processes))
     return 0
 
 
-def warn_of_cut(client: Client) -> None:
-    """Say so where there are more processes than an answer has room for."""
+def warn_if_truncated(client: Client) -> None:
+    """Warn on standard error if the daemon cut its answer."""
     if client.truncated:
-        sys.stderr.write("qmonctl: there are more processes than an answer has room for\n")
+        sys.stderr.write("qmonctl: not all processes are shown: the daemon's answer was too long\n")
 
 
-def what(process: dict[str, Any]) -> str:
-    """Return what a process runs, and in which container."""
-    inside = f" [{process['container'][:12]}]" if process["container"] else ""
-    return printable((process["guest"] or process["bin"]) + inside)
+def program(process: dict[str, Any]) -> str:
+    """Return the program that a process runs, and its container."""
+    container = f" [{process['container'][:12]}]" if process["container"] else ""
+    return printable((process["guest"] or process["bin"]) + container)
 
 
 def render(processes: list[dict[str, Any]]) -> str:
-    """Return the list as a person reads it."""
+    """Return the list as a table."""
     rows = [
         (
             str(process["pid"]),
@@ -59,7 +59,7 @@ def render(processes: list[dict[str, Any]]) -> str:
             str(process["rate"]),
             str(process["events"]),
             process["allocations"],
-            what(process),
+            program(process),
         )
         for process in sorted(processes, key=lambda process: process["start"])
     ]

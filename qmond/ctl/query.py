@@ -13,7 +13,7 @@ qmonctl query "SELECT guest, addr, count(*) AS n FROM events WHERE event = 'CONN
 qmonctl query "SELECT ts - lag(ts) OVER (PARTITION BY tid ORDER BY seq) AS gap, seq, pid, event
                FROM events WHERE tid IS NOT NULL ORDER BY gap DESC NULLS LAST LIMIT 20"
 
-A key that a line does not have is NULL. `event` has the type of every line, also of the statistics.
+A key that a line does not have is NULL. `event` is the type of every line, also of statistics.
 --tables lists the columns. FILE is as for `qmonctl export`. The SQL is DuckDB's: one SELECT, which
 sees this table and nothing else, neither files nor the network. What exceeds 2 GiB of memory goes
 to $TMPDIR. DuckDB must be installed: pip install 'qmond[query]'.
@@ -31,15 +31,22 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--csv", action="store_true", help="print CSV, with formulas escaped as by export"
     )
     form.add_argument("--json", action="store_true", help="print lines of JSON")
     form.add_argument("--tables", action="store_true", help="list the columns")
-    parser.add_argument("sql", nargs="?", metavar="SQL")
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", default=[DEFAULT_LOG])
+    parser.add_argument("sql", nargs="?", metavar="SQL", help="one SELECT over the table `events`")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        default=[DEFAULT_LOG],
+        help=f"a log, a folder of logs, a record, or - (default: {DEFAULT_LOG})",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,9 +57,9 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(sql.described())
         return 0
     if options.sql is None:
-        options.parser.error("query: SQL is needed, or --tables")
+        options.parser.error("query: SQL or --tables is required")
     form = "csv" if options.csv else "json" if options.json else "text"
     with sql.answered(options.sql, options.files) as answer:
-        for piece in sql.rendered(answer, form):
-            sys.stdout.write(piece)
+        for chunk in sql.rendered(answer, form):
+            sys.stdout.write(chunk)
     return 0

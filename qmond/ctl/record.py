@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmond.ctl.runs import ARCHIVES
 from qmond.ctl.show.text import printable
+from qmond.ctl.tail import event_names
 from qmond.errors import QmondError
 from qmond.lognames import LIVE
 
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_FAILED: Final = 125  # as env(1) and timeout(1) have it
+_FAILED: Final = 125  # the status of env(1) and timeout(1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     parser.add_argument(
         "-o",
         "--output",
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event",
         action="append",
         metavar="NAME",
-        help="write only this event to events.jsonl; a list, or several times",
+        help="write only these events to events.jsonl: a comma-separated list, or several times",
     )
     parser.add_argument(
         "command", nargs="+", metavar="CMD", help="the command and its arguments, after --"
@@ -57,16 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; returns its exit status, or 125 if the record cannot be written."""
     from qmond.ctl.runs.recording import Recording  # noqa: PLC0415 - no other verb needs it
 
     output = options.output or Path(f"qmond-record-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-    named = [name.upper() for names in options.event or () for name in names.split(",")]
+    events = frozenset(event_names(options.event) or ()) or None
     try:
-        recording = Recording(options.socket, options.command, frozenset(named) or None)
+        recording = Recording(options.socket, options.command, events)
         with _folder(output) as folder:
-            with open(folder / LIVE, "xb", opener=_private) as events:
-                status, why = recording.run(events)
+            with open(folder / LIVE, "xb", opener=_private) as out:
+                status, fault = recording.run(out)
             recording.write(folder)
     except OSError as error:
         return _fail(f"{error.filename or output}: {error.strerror}")
@@ -74,22 +75,22 @@ def run(options: argparse.Namespace) -> int:
         return _fail(str(error))
     if recording.write_error:
         return _fail(
-            f"{output}: {recording.write_error.strerror}; the command's status was {status}"
+            f"{output}: {recording.write_error.strerror}; the command's exit status was {status}"
         )
-    if why:
-        sys.stderr.write(f"qmonctl: {printable(why)}\n")
+    if fault:
+        sys.stderr.write(f"qmonctl: {printable(fault)}\n")
     sys.stderr.write(f"qmonctl: {output}: {_verdict(recording)}\n")
     return status
 
 
 def _verdict(recording: Recording) -> str:
-    """Return in a line what came of it."""
+    """Return the result in one line: the size of the record, and whether it is complete."""
     counts = recording.digest.counts
     if not counts:
-        return "no qemu-user process was in it: only those, and what they start, are watched"
-    told = f"{counts.total()} events of {len(recording.digest.processes)} processes, "
+        return "no events: qmond watches only qemu-user processes and their descendants"
+    size = f"{counts.total()} events of {len(recording.digest.processes)} processes, "
     missing = recording.missing
-    return told + ("complete" if not missing else "NOT COMPLETE: " + "; ".join(missing))
+    return size + ("complete" if not missing else "NOT COMPLETE: " + "; ".join(missing))
 
 
 def _fail(message: str) -> int:
@@ -103,17 +104,17 @@ def _private(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def _folder(output: Path) -> Iterator[Path]:
-    """Make a folder to write into, which becomes an archive where one is asked for.
+    """Yield a folder to write to. It is packed at the end, if `output` names an archive.
 
-    Raises OSError, and at once where there is something already.
+    Raises OSError; if `output` exists, before the body of the `with` statement.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     if not output.name.endswith(ARCHIVES):
-        output.mkdir(mode=0o700)  # it holds what others read and wrote
+        output.mkdir(mode=0o700)  # it contains what processes read and wrote
         yield output
         return
 
-    import tarfile  # noqa: PLC0415 - only here
+    import tarfile  # noqa: PLC0415 - only for archives
     import tempfile  # noqa: PLC0415
 
     def private(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -123,10 +124,10 @@ def _folder(output: Path) -> Iterator[Path]:
     name = output.name.removesuffix(".tgz").removesuffix(".tar.gz")
     with open(output, "xb", opener=_private) as file, contextlib.ExitStack() as stack:
         stack.callback(output.unlink)
-        beside = tempfile.TemporaryDirectory(prefix=".qmond-record-", dir=output.parent)
-        folder = stack.enter_context(beside)
+        temporary = tempfile.TemporaryDirectory(prefix=".qmond-record-", dir=output.parent)
+        folder = stack.enter_context(temporary)
         yield Path(folder)
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
             archive.add(folder, arcname=name, filter=private)
-        beside.cleanup()
+        temporary.cleanup()
         stack.pop_all()

@@ -11,13 +11,13 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask the daemon."""
+    """Send the request; name the keys that need a restart."""
     with Client(options.socket) as client:
-        later = client.reload()["restart"]
-    if later:
-        sys.stderr.write(f"qmonctl: these keys change only with a restart: {', '.join(later)}\n")
+        keys = client.reload()["restart"]
+    if keys:
+        sys.stderr.write(f"qmonctl: these keys change only with a restart: {', '.join(keys)}\n")
     return 0

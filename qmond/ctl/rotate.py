@@ -11,11 +11,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask the daemon."""
+    """Send the request; print the path."""
     with Client(options.socket) as client:
         path = client.rotate()["path"]
     sys.stdout.write(f"{path}\n" if path else "")

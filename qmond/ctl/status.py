@@ -16,7 +16,7 @@ __all__ = ["add_arguments", "render", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     parser.add_argument("--json", action="store_true", help="the daemon's answer, unchanged")
 
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def render(status: dict[str, Any]) -> str:
-    """Return a status as a person reads it."""
+    """Return a status as text."""
     ring, log = status["ring"], status["log"]
     lines = [
         f"qmond {status['version']}, up {status['uptime']:.0f} s, boot {status['boot_id']}",
@@ -40,9 +40,9 @@ def render(status: dict[str, Any]) -> str:
         + (", CANNOT BE WRITTEN" if log["failing"] else ""),
     ]
     if left := status.get("left_behind"):
-        lines += [f"lookers  {left} left behind: a process keeps them from ending"]
+        lines += [f"lookers  {left} left behind, because they could not be killed"]
     if (starts := status.get("front", {}).get("starts", 1)) > 1:
-        lines += [f"front    started {starts} times: the journal says why"]
+        lines += [f"front    started {starts} times: see the journal"]
     lines += [f"limit    {limit}" for limit in status["limits"]]
     lines += [f"advice   {advice}" for advice in status["advice"]]
     lines += [

@@ -9,8 +9,8 @@ qmonctl tail --where 'fd == 0 && buf.contains("passwd")'
 qmonctl tail --follow=retry | shipper          continues after a restart of the daemon
 qmonctl tail | jq 'select(.arch=="arm")'
 
-On a terminal, a line is shortened for people. In a pipe, it is JSON, as in the log. --where takes a
-CEL expression over the keys of a line: see docs/events.md, or `qmonctl events`.
+On a terminal, lines are formatted for people, and cut to its width. In a pipe, they are JSON, as in
+the log. --where takes a CEL expression over the keys of a line: see `qmonctl events`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from qmond.client import Choice, Client, follow
 from qmond.ctl.show import render, strace
 from qmond.errors import QmondError
 
-__all__ = ["add_arguments", "events_of", "run"]
+__all__ = ["add_arguments", "event_names", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     which = parser.add_argument_group("which events")
     for option, meaning in (("--event", "only"), ("--not-event", "all except")):
         which.add_argument(
             option,
             action="append",
             metavar="NAME",
-            help=f"{meaning} these; a list, or several times",
+            help=f"{meaning} these events: a comma-separated list, or several times",
         )
     which.add_argument(
         "--pid",
@@ -50,13 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--tree", type=int, metavar="PID", help="a process and all its descendants")
     which.add_argument(
-        "--arch", action="append", metavar="NAME", help="only guests of this architecture"
+        "--arch",
+        action="append",
+        metavar="NAME",
+        help="only guests of these architectures: a comma-separated list, or several times",
     )
-    which.add_argument("--guest", metavar="GLOB", help="only guests with such a path")
+    which.add_argument(
+        "--guest", metavar="GLOB", help="only guests whose path matches, such as */sh"
+    )
     which.add_argument("--where", metavar="CEL", help="only lines for which this is true")
     when = parser.add_argument_group("when").add_mutually_exclusive_group()
     when.add_argument(
-        "--last", type=_count, metavar="COUNT", help="begin with the last so many events"
+        "--last", type=_count, metavar="COUNT", help="begin with this many past events"
     )
     when.add_argument(
         "--since",
@@ -64,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin at a time: 2026-11-23T08:30:00Z, or 5m for 5 minutes ago",
     )
     when.add_argument(
-        "--from-seq", type=int, metavar="SEQ", help="begin with the line of this number"
+        "--from-seq", type=int, metavar="SEQ", help="begin with the line that has this number"
     )
-    parser.add_argument("-n", type=_count, metavar="COUNT", help="end after so many events")
+    parser.add_argument("-n", type=_count, metavar="COUNT", help="end after this many events")
     end = parser.add_mutually_exclusive_group()
     end.add_argument(
         "--no-follow", action="store_true", help="end when all past events are printed"
@@ -77,25 +82,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="once",
         help="retry: reconnect when the daemon restarts, and miss nothing (default: once)",
     )
-    form = parser.add_argument_group("how they look")
-    form.add_argument("--json", action="store_true", help="JSON, as in a pipe")
-    form.add_argument("--strace", action="store_true", help="as strace prints calls")
-    form.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print JSON, as in a pipe")
+    output.add_argument("--strace", action="store_true", help="print calls as strace does")
+    output.add_argument(
         "--fields",
         action="append",
         metavar="KEYS",
-        help="only these keys; a list, or several times",
+        help="print only these keys: a comma-separated list, or several times",
     )
-    form.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    output.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="auto: colours on a terminal, unless $NO_COLOR is set (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print until the daemon ends, the count is reached, or the reader has enough."""
+    """Print lines until the daemon stops, or -n is reached."""
     lines = _retrying(options) if options.follow == "retry" else _once(options)
-    show = _shower(options)
+    formatted = _formatter(options)
     out = sys.stdout.buffer
     for line in islice(lines, options.n):
-        out.write(show(line) + b"\n")
+        out.write(formatted(line) + b"\n")
         out.flush()
     return 0
 
@@ -106,41 +116,45 @@ def _once(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def _retrying(options: argparse.Namespace) -> Iterator[bytes]:
-    fields = _listed(options.fields)
+    fields = _split(options.fields)
     if fields and "seq" not in fields:
-        raise QmondError("--follow=retry needs to know where it was: add seq to --fields")
+        raise QmondError("--follow=retry needs the number of each line: add seq to --fields")
 
-    def tell(error: QmondError) -> None:
+    def report(error: QmondError) -> None:
         sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
 
-    # the events in force may be others, when it is back
-    return follow(options.socket, choose=partial(_choice, options), on_retry=tell)
+    # _choice is called after each connect: the daemon may have another configuration
+    return follow(options.socket, choose=partial(_choice, options), on_retry=report)
 
 
-def events_of(
-    wanted: list[str] | None, unwanted: list[str] | None, client: Client
-) -> list[str] | None:
-    """Return the events to ask for; None for all of them."""
-    names = [name.upper() for name in _listed(wanted) or ()] or None
-    if not unwanted:
-        return names
-    without = {name.upper() for name in _listed(unwanted) or ()}
+def event_names(values: list[str] | None) -> list[str] | None:
+    """Return the names of events in the values of an option, in upper case."""
+    return [name.upper() for name in _split(values) or ()] or None
+
+
+def _events(options: argparse.Namespace, client: Client) -> list[str] | None:
+    """Return the events to request; None for all of them."""
+    included = event_names(options.event)
+    excluded = set(event_names(options.not_event) or ())
+    if not excluded:
+        return included
     known = [event["name"] for event in client.events()]
-    if wrong := sorted(without - set(known)):
-        raise QmondError(f"--not-event: unknown: {', '.join(wrong)}", hint="`qmonctl events`")
+    if unknown := sorted(excluded - set(known)):
+        hint = "`qmonctl events` lists all"
+        raise QmondError(f"--not-event: unknown: {', '.join(unknown)}", hint=hint)
     off = set(known) - set(client.config()["events"])
-    return [name for name in names or known if name not in without | off]
+    return [name for name in included or known if name not in excluded | off]
 
 
 def _choice(options: argparse.Namespace, client: Client) -> Choice:
     return {
-        "events": events_of(options.event, options.not_event, client),
+        "events": _events(options, client),
         "pids": options.pid,
         "tree": options.tree,
-        "arch": _listed(options.arch),
+        "arch": _split(options.arch),
         "guest": options.guest,
         "where": options.where,
-        "fields": _listed(options.fields),
+        "fields": _split(options.fields),
         "from_seq": options.from_seq,
         "since": options.since,
         "last": options.last,
@@ -148,24 +162,24 @@ def _choice(options: argparse.Namespace, client: Client) -> Choice:
     }
 
 
-def _listed(values: list[str] | None) -> list[str] | None:
+def _split(values: list[str] | None) -> list[str] | None:
     return [item for value in values for item in value.split(",")] if values else None
 
 
-def _shower(options: argparse.Namespace) -> Callable[[bytes], bytes]:
+def _formatter(options: argparse.Namespace) -> Callable[[bytes], bytes]:
     if options.strace:
         return lambda line: strace.line(json.loads(line)).encode()
     terminal = sys.stdout.isatty()
     if options.json or not (terminal or options.color == "always"):
         return lambda line: line
-    plain = "NO_COLOR" in os.environ  # no-color.org
-    colour = options.color == "always" or (options.color == "auto" and terminal and not plain)
+    no_color = "NO_COLOR" in os.environ  # no-color.org
+    colour = options.color == "always" or (options.color == "auto" and terminal and not no_color)
 
-    def show(line: bytes) -> bytes:
+    def formatted(line: bytes) -> bytes:
         width = shutil.get_terminal_size().columns if terminal else None
         return render.line(json.loads(line), width=width, colour=colour).encode()
 
-    return show
+    return formatted
 
 
 def _count(text: str) -> int:

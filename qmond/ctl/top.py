@@ -16,7 +16,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     parser.add_argument(
         "--sort",
         choices=COLUMNS,
@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run until the user quits."""
     if not sys.stdout.isatty():
-        raise QmondError("top is for a terminal", hint="`qmonctl ps --json` is for programs")
+        raise QmondError("top needs a terminal", hint="for programs: `qmonctl ps --json`")
 
     def connect() -> Client:
         return Client(options.socket)
 
-    connect().close()  # where there is none to begin with, that is told at once
+    connect().close()  # fails before the screen opens, if there is no daemon
     from qmond.ctl.show.screen import Top  # noqa: PLC0415 - textual takes a fifth of a second
 
     Top(Sampler(connect), options.sort).run()

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from qmond.client import Client
-from qmond.ctl.ps import warn_of_cut, what
+from qmond.ctl.ps import program, warn_if_truncated
 from qmond.ctl.show.text import age, json_text, printable, tree_lines
 
 __all__ = ["add_arguments", "grow", "render", "run"]
@@ -19,7 +19,7 @@ Node = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+    """Declare the arguments of the verb."""
     parser.add_argument("--json", action="store_true", help="nested objects with `children`")
 
 
@@ -27,13 +27,16 @@ def run(options: argparse.Namespace) -> int:
     """Print the tree."""
     with Client(options.socket) as client:
         roots = grow(client.ps())
-        warn_of_cut(client)
+        warn_if_truncated(client)
     sys.stdout.write(json_text(roots) if options.json else render(roots))
     return 0
 
 
 def grow(processes: list[Node]) -> list[Node]:
-    """Return the roots of the tree; each node has its `children`, and whether it is `watched`."""
+    """Return the roots of the tree. Each node has a list `children`, and `watched`: true or false.
+
+    A node that is not watched is an ancestor of one that is.
+    """
     nodes = {process["pid"]: process | {"watched": True, "children": []} for process in processes}
     placed: set[int] = set()
     roots: list[Node] = []
@@ -43,13 +46,13 @@ def grow(processes: list[Node]) -> list[Node]:
             if node["pid"] in placed:
                 break
             placed.add(node["pid"])
-            above = nodes.setdefault(parent["pid"], {**parent, "watched": False, "children": []})
-            if above.get("start", 0) > process["start"]:
-                # the parent has ended, and its ID is another's now
+            ancestor = nodes.setdefault(parent["pid"], {**parent, "watched": False, "children": []})
+            if ancestor.get("start", 0) > process["start"]:
+                # the parent has ended, and its ID was reused
                 placed.discard(node["pid"])
                 break
-            above["children"].append(node)
-            node = above
+            ancestor["children"].append(node)
+            node = ancestor
         if node["pid"] not in placed:
             placed.add(node["pid"])
             roots.append(node)
@@ -57,7 +60,7 @@ def grow(processes: list[Node]) -> list[Node]:
 
 
 def _trunk(node: Node) -> Node:
-    """Leave out the ancestors above the last that has more than one branch, or a watched one."""
+    """Skip unwatched nodes with a single child, except the parent of a watched process."""
     while not node["watched"] and len(node["children"]) == 1:
         (child,) = node["children"]
         if child["watched"]:
@@ -67,19 +70,19 @@ def _trunk(node: Node) -> Node:
 
 
 def render(roots: list[Node]) -> str:
-    """Return the tree as a person reads it."""
+    """Return the tree as text."""
     return "".join(tree_lines(roots, label=_label, children=lambda node: node["children"]))
 
 
 def _label(node: Node) -> str:
     if not node["watched"]:
         return f"[{printable(node['comm'])}] {node['pid']}"
-    about = (
-        what(node),
+    parts = (
+        program(node),
         str(node["pid"]),
         node["arch"] or "native",
         node["launch"],
         age(node["age"]),
         f"{node['rate']}/s",
     )
-    return "  ".join(about)
+    return "  ".join(parts)

@@ -115,6 +115,6 @@ def test_keys_and_sizes() -> None:
     asyncio.run(play())
 
 
-def test_is_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_needs_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top"]) == 1
-    assert "top is for a terminal" in capsys.readouterr().err
+    assert "top needs a terminal" in capsys.readouterr().err
