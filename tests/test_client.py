@@ -307,9 +307,8 @@ def test_a_task_that_is_cancelled_hangs_up(tmp_path: Path, answers: tuple[bytes,
 def test_the_documented_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(
-        r"(?s)^```python\n(.*?)^```", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE
-    )
+    text = (ROOT / "docs/protocol.md").read_text()
+    _, example = re.findall(r"(?s)^```python\n(.*?)^```", text, re.MULTILINE)
     monkeypatch.setenv("QMOND_SOCKET", str(tmp_path / "s"))
     came = b'{"ts":1.000000,"event":"CONNECT","pid":7,"addr":"127.0.0.1:80","seq":5}\n{"ts'
     with (
