@@ -22,6 +22,10 @@ WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2")
 CALL = re.compile(r"^(\d+) +(\w+)\((?:(\d+)|[\w-]+), (.*)\) += (-?\d+)")
 TEXT = re.compile(r'^"((?:\\x..)*)"(?:\.\.\.)?, (\d+)')
 PARTS = re.compile(r'\{iov_base=(?:"((?:\\x..)*)"|NULL|0x\w+), iov_len=(\d+)\}')
+ADDRESS = re.compile(r"^(\d+) +(connect)\((\d+), \{(.*)\}, \d+\) += ")
+SOCKET_PATH = re.compile(r'sun_path=(@?)"((?:\\x..)*)"')
+HOST = re.compile(r'(?:inet_addr\(|AF_INET6, )"((?:\\x..)*)"')
+PORT = re.compile(r"_port=htons\((\d+)\)")
 OPEN = re.compile(r'^(\d+) +openat\([^,]+, "((?:\\x..)*)"')
 
 Calls = dict[int, list[tuple[object, ...]]]
@@ -29,13 +33,17 @@ Calls = dict[int, list[tuple[object, ...]]]
 
 @dataclass
 class Truth:
-    """What threads did: reads and writes as (fd, length, content, call), sizes as (size, call)."""
+    """What threads did: reads and writes as (fd, length, content, call), sizes as (size, call).
+
+    Addresses are (call, address).
+    """
 
     read: Calls = field(default_factory=lambda: defaultdict(list))
     written: Calls = field(default_factory=lambda: defaultdict(list))
     sent: Calls = field(default_factory=lambda: defaultdict(list))
     received: Calls = field(default_factory=lambda: defaultdict(list))
     opened: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    addressed: Calls = field(default_factory=lambda: defaultdict(list))
 
 
 def unhex(text: str) -> bytes:
@@ -47,11 +55,24 @@ def told(name: str, own: str) -> tuple[str, ...]:
     return () if name == own else (name,)
 
 
+def address(text: str) -> bytes:
+    """Return a struct sockaddr of strace's in the words of the event interface."""
+    if path := SOCKET_PATH.search(text):
+        return b"unix:" + path[1].encode() + unhex(path[2])
+    host, port = HOST.search(text), PORT.search(text)
+    assert host
+    assert port
+    name = unhex(host[1])
+    return (b"[%b]:%d" if b":" in name else b"%b:%d") % (name, int(port[1]))
+
+
 def strace_says(text: str) -> Truth:
     truth = Truth()
     for line in whole_lines(text):
         if match := OPEN.match(line):
             truth.opened[int(match[1])].append(unhex(match[2]))
+        elif match := ADDRESS.match(line):
+            truth.addressed[int(match[1])].append((match[2], address(match[4])))
         elif match := CALL.match(line):
             tid, name, fd, arguments, result = int(match[1]), match[2], *match.group(3, 4, 5)
             parts = [(unhex(data), int(size)) for data, size in PARTS.findall(arguments)]
@@ -79,9 +100,11 @@ def qmond_says(events: list[dict[str, Any]]) -> Truth:
         call = (event["call"],) if "call" in event else ()
         if kind in ("READ", "WRITE"):
             into = truth.read if kind == "READ" else truth.written
-            into[tid].append((event["fd"], event["len"], content(event), *call))
+            into[tid].append((event["fd"], event["len"], exact(event, "buf"), *call))
         elif kind == "TRACK_OPENAT":
             truth.opened[tid].append(event["file"].encode())
+        elif kind == "CONNECT":
+            truth.addressed[tid].append(("connect", exact(event, "addr")))
         elif kind == "SENDTO":
             truth.sent[tid].append((event["len"], *call))
         elif kind == "RECVFROM":
@@ -90,23 +113,25 @@ def qmond_says(events: list[dict[str, Any]]) -> Truth:
     return truth
 
 
-def content(event: dict[str, Any]) -> bytes:
-    if "buf_b64" in event:
-        return base64.b64decode(event["buf_b64"])
-    buf: str = event["buf"]
-    return buf.encode()
+def exact(event: dict[str, Any], key: str) -> bytes:
+    if f"{key}_b64" in event:
+        return base64.b64decode(event[f"{key}_b64"])
+    text: str = event[key]
+    return text.encode()
 
 
 def run(command: list[str | Path], trace: Path) -> None:
     """Run a command under strace."""
-    watched = ",".join([*READS, *WRITES, "openat", "sendmsg", "sendmmsg", "recvmsg", "recvmmsg"])
+    watched = ",".join(
+        [*READS, *WRITES, "openat", "connect", "sendmsg", "sendmmsg", "recvmsg", "recvmmsg"]
+    )
     options = ["-f", "-v", "-xx", "-s", "16384", "-o", str(trace), "-e", f"trace={watched}"]
     done = subprocess.run(["strace", *options, *command], capture_output=True, check=False)
     assert done.returncode == 7, done
 
 
 @pytest.mark.parametrize("launch", ["direct", "binfmt"])
-def test_reads_writes_and_opens_are_those_that_strace_saw(
+def test_reads_writes_opens_and_addresses_are_those_that_strace_saw(
     launch: str, qmond: StartQmond, build: Build, binfmt: Callable[[str], None], tmp_path: Path
 ) -> None:
     daemon = qmond(capture={"bytes": "16K"}, ring={"size": "16M"})
@@ -122,6 +147,8 @@ def test_reads_writes_and_opens_are_those_that_strace_saw(
     assert sum(map(len, truth.written.values())) >= 5
     assert seen.read == truth.read
     assert seen.written == truth.written
+    assert sum(map(len, truth.addressed.values())) == 4
+    assert seen.addressed == truth.addressed
     # a character that is no UTF-8 is U+FFFD in a path
     assert seen.opened == {
         tid: [path.replace(b"\xff", "\ufffd".encode()) for path in paths]
@@ -167,8 +194,8 @@ def test_a_vector_is_cut_where_the_capture_ends(
     )
     written = [event for event in daemon.stop() if event.get("event") == "WRITE"]
     vector, *_, absent = [event for event in written if event.get("call") == "writev"]
-    assert (content(vector), vector["len"]) == (b"first\n\xff secon", 20)
+    assert (exact(vector, "buf"), vector["len"]) == (b"first\n\xff secon", 20)
     assert vector["truncated"] is True
     # nobody had touched the pages that this one wrote from
-    assert content(absent) == b"<" + (tmp_path / "file").read_bytes()[:12]
+    assert exact(absent, "buf") == b"<" + (tmp_path / "file").read_bytes()[:12]
     assert (absent["len"], absent["truncated"], absent.get("fault")) == (1002, True, None)
