@@ -1,4 +1,4 @@
-"""What of a line is content: what guests read and wrote, which not everybody may see."""
+"""Content: the keys of a line with what guests read and wrote, which not every client may see."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ CONTENT_KEYS: Final = frozenset(
     if field.form is Form.CONTENT
     for key in (field.key, exact(field.key).key)
 )
-"""What guests read and wrote is in these."""
-# A text in JSON has no quote without a backslash before it, so that no guest can write such a key.
+"""The keys that have what guests read and wrote."""
+# In a JSON string, a backslash comes before each quote: so no guest can forge such a key.
 _CONTENT: Final = re.compile(
     rb',"(?:%b)":"(?:[^"\\]|\\.)*"' % "|".join(sorted(CONTENT_KEYS)).encode()
 )
 
 
 def without_content(lines: bytes) -> bytes:
-    """Return whole lines without what guests read and wrote; `redacted` says where that was."""
+    """Return whole lines without content; lines that had some get `"redacted":true`."""
     if not _CONTENT.search(lines):
         return lines
     return b"".join(_redacted(line) for line in lines.splitlines(keepends=True))

@@ -1,4 +1,4 @@
-"""What an event is made of: the words that the table of events is written in."""
+"""Events and their fields: the classes and functions that the table of events is written with."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ class Group(StrEnum):
 class Field:
     """One key of an event's JSON object.
 
-    `slot` names the record's field that the value is in and `ctype` what it is in C;
-    `added` marks what the original interface does not have.
+    `slot` is the record's member that has the value, `ctype` its type in C, `bit` a bit of it.
+    `json` is the type of a value that the daemon gives. Keys with `added` are not in the original
+    interface. Keys with `optional` may be absent.
     """
 
     key: str
@@ -76,28 +77,28 @@ class Field:
 
 
 DAEMON: Final = "the daemon"
-"""The source of an event that no record of the kernel side makes."""
+"""The source of events that have no record of the kernel side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One type of event.
 
-    `other` names the slot that holds a second process' ID, for filters. `strace` is how a line is
-    told in strace's manner, with keys in braces; ctl/show/strace.py says what may stand there.
+    `other` is the slot of a second process' ID, for filters. `strace` is the line in strace's
+    notation, with keys in braces; ctl/show/strace.py has the rules.
     """
 
     name: str
     when: str
     source: str
     fields: tuple[Field, ...]
-    thread: bool = True  # a thread's event: `tid` is added
-    process: bool = True  # a process' event: `arch` and `guest` are added
-    state: bool = False  # the process table follows it: sent whether it is wanted or not
-    own: bool = False  # qmond's own: the original interface does not have it
-    internal: bool = False  # for the process table alone: no line is made of it
-    statistic: bool = False  # carries its name as `evt`
-    rare: bool = False  # its lines are kept a second time, by user: log/lives.py
+    thread: bool = True  # lines have `tid`
+    process: bool = True  # lines have `arch` and `guest`
+    state: bool = False  # the process table needs it: its records come even if it is not wanted
+    own: bool = False  # not in the original interface
+    internal: bool = False  # for the process table alone: it has no lines
+    statistic: bool = False  # has its name as `evt`, not `event`
+    rare: bool = False  # lines are kept a second time, by user: log/lives.py
     other: str = ""
     group: Group | None = None
     strace: str = ""
@@ -105,27 +106,27 @@ class Event:
 
     @property
     def is_limitable(self) -> bool:
-        """Whether `limits` may hold it back: the kernel side makes it, and no table needs it."""
+        """Whether `limits` may hold it back: it has records, and the process table needs none."""
         return self.is_recorded and not self.state
 
     @property
     def is_recorded(self) -> bool:
-        """Whether a record of the kernel side tells of each."""
+        """Whether each of these events has a record of the kernel side."""
         return not (self.source == DAEMON or self.statistic)
 
 
 def integer(key: str, slot: str, ctype: str, meaning: str, unit: str = "") -> Field:
-    """Return a number that stands in a slot of the record."""
+    """Return the field of a number in a slot of the record."""
     return Field(key, Form.INT, meaning, slot=slot, ctype=ctype, unit=unit)
 
 
 def given(key: str, json: str, meaning: str, *, added: bool = True, unit: str = "") -> Field:
-    """Return a value that the daemon gives; `json` names its shape in schema.py."""
+    """Return the field of a value that the daemon gives; `json` is its type in schema.py."""
     return Field(key, Form.GIVEN, meaning, json=json, added=added, unit=unit)
 
 
 def flag(key: str, bit: int, meaning: str) -> Field:
-    """Return a key that is there only where a flag of the record is set."""
+    """Return the field of a flag; the key is absent if the flag is not set."""
     return Field(key, Form.FLAG, meaning, bit=bit, added=True, optional=True)
 
 
@@ -145,13 +146,13 @@ _WITHHELD: Final = flag(
 
 
 def exact(key: str) -> Field:
-    """Return the key that tells a text's bytes, where they are no valid UTF-8."""
+    """Return the field of a text's bytes in base64; absent if the text is valid UTF-8."""
     meaning = f"the exact bytes of `{key}` in base64, where they are no valid UTF-8"
     return Field(f"{key}_b64", Form.EXACT, meaning, added=True, optional=True)
 
 
 def text(key: str, meaning: str) -> tuple[Field, ...]:
-    """Return the keys of a path that a guest chose, and that is all of a record's data."""
+    """Return the fields of a path that is the record's data."""
     return (
         Field(key, Form.TEXT, f"{meaning}; invalid UTF-8 is U+FFFD"),
         _WITHHELD,
@@ -163,12 +164,12 @@ def text(key: str, meaning: str) -> tuple[Field, ...]:
 
 
 def address(meaning: str) -> tuple[Field, ...]:
-    """Return the keys of a socket address, which is all of a record's data."""
+    """Return the fields of a socket address that is the record's data."""
     return Field("addr", Form.ADDRESS, meaning), _FAULT, exact("addr")
 
 
 def content(what: str, length: str) -> tuple[Field, ...]:
-    """Return the keys of captured content; `what` it is, and what its `length` says."""
+    """Return the fields of content that is the record's data; `what` and `length` are meanings."""
     return (
         Field("buf", Form.CONTENT, f"{what}, its first `capture.bytes`; invalid UTF-8 is U+FFFD"),
         _WITHHELD,

@@ -1,6 +1,6 @@
-"""The records that the kernel side writes and the daemon reads: their layout, member by member.
+"""The layout of the records that the kernel side writes and the daemon reads.
 
-Both the C structs and the formats of Python's struct module are made from it.
+The C structs and the formats of Python's struct module are made from it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ __all__ = [
 ]
 
 ARGV_MAX: Final = 4096
-"""How many bytes of a command line are read."""
+"""Bytes of a command line that are read."""
 PATTERN_WORDS: Final = 4
-"""A file name is compared by its first words of 8 bytes."""
+"""Words of 8 bytes at the start of a file name that are compared with a prefix."""
 PATTERN_MAX: Final = 16
 """How many prefixes `match.prefixes` and `match.exclude` may have, each."""
 OTHERS: Final = 0xFFFFFFFF
-"""Stands for every process that has no room of its own in the statistics."""
+"""The process ID of all processes that have no row of their own in the statistics."""
 CAPTURE_MAX: Final = 16384
-"""The most content, in bytes, that one record can carry."""
+"""Bytes of content that a record can have."""
 ADDRESS_MAX: Final = 128
-"""How many bytes of a socket address are read: as many as the kernel takes of one."""
+"""Bytes of a socket address that are read: sizeof(struct sockaddr_storage)."""
 
 PARENTS_MAX: Final = 8
-"""How many ancestors an image record tells of: as many `struct qmon_parent` follow its fields."""
+"""Ancestors in an image record: so many `struct qmon_parent` follow its members."""
 COMM_SIZE: Final = 16
 
 C_TYPES: Final = {"u16": "H", "u32": "I", "s32": "i", "u64": "Q"}
-"""C type → its letter in Python's struct module."""
+"""The letter of a C type in Python's struct module."""
 
 Layout = tuple[tuple[str, str], ...]
 
@@ -68,7 +68,7 @@ IMAGE: Final[Layout] = (
 
 
 def layout_format(layout: Layout) -> Struct:
-    """Return the struct format of a record; the fields are naturally aligned, so none is padded."""
+    """Return a layout's format for the struct module; its members are aligned without padding."""
     return Struct("=" + "".join(C_TYPES[ctype] for _, ctype in layout))
 
 
@@ -80,8 +80,8 @@ PARENT_FORMAT: Final = Struct(f"=I{COMM_SIZE}s")
 class Flag:
     """Bits of a record's `flags`."""
 
-    TRUNCATED: Final = 1  # the data hold less than there was
-    FAULT: Final = 2  # a page of it could not be read
-    COUNTED: Final = 4  # the record is in the kernel's `seen`: a line must come of it
+    TRUNCATED: Final = 1  # the data were cut
+    FAULT: Final = 2  # a page of the data could not be read
+    COUNTED: Final = 4  # the kernel side counted it as seen: it must become a line
     INTERPRETED: Final = 8  # an image that binfmt_misc or a #! line started, not its own name
-    WITHHELD: Final = 16  # the line has no text; the encoder says so, never the kernel
+    WITHHELD: Final = 16  # the text is left out; set by the encoder, not the kernel side

@@ -1,4 +1,4 @@
-"""Which processes are a process and its descendants, as the lines tell of them."""
+"""A process and all its descendants, followed by the lines about them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, Final
 __all__ = ["NEEDED", "Tree"]
 
 NEEDED: Final = frozenset({"TRACK_FORK", "TRACK_ADOPT", "EXIT"})
-"""The events that tell who is a member."""
+"""The events that change who is a member."""
 
 
 class Tree:
-    """A process and its descendants; `members` has those who live.
+    """A process and its descendants; `members` has the process IDs of those that run.
 
-    A child is one of them where its parent is. A process that comes under watch is one of them
-    where one of its `parents` is: natives that stand between are in no other line. A number that
-    is told anew, with other ancestors, is another process.
+    A child is a member if its parent is. A process that comes under watch is a member if one of its
+    `parents` is: native processes between them are in no other line. If a process ID appears again
+    with other ancestors, it is another process.
     """
 
     def __init__(self, root: int) -> None:
@@ -24,9 +24,9 @@ class Tree:
         self.members = {root}
 
     def follow(self, name: str, event: Mapping[str, Any], pids: Iterable[int]) -> bool:
-        """Grow and shrink by a line; says whether one of the processes it is about is a member.
+        """Update the members by a line; says whether one of `pids`, its processes, is a member.
 
-        It must be given all lines of the events that are `NEEDED`, in their order.
+        It needs all lines of the events in `NEEDED`, in order.
         """
         if name == "TRACK_FORK":
             self._place(event["child"], {event["parent"]})
@@ -39,7 +39,7 @@ class Tree:
         return found
 
     def drop(self, pid: int) -> None:
-        """Forget a process that has ended, or whose number is another one's now."""
+        """Remove a process that has ended, or whose ID has been reused."""
         if pid != self.root:
             self.members.discard(pid)
 

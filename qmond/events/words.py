@@ -1,4 +1,4 @@
-"""The words that some values are chosen from, each with its meaning."""
+"""The possible values of some keys, each with its meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LAUNCHES: Final = {
     "binfmt": "somebody executed the guest, and binfmt_misc put the interpreter in front of it",
     "nested": "a process under watch executed it",
 }
-"""How the program that a process runs was started; a forked child was started as its parent."""
+"""How the program of a process was started; a forked child has the word of its parent."""
 
 ALLOCATIONS: Final = {
     "counted": "by probes in its C library, once that is mapped",
@@ -24,7 +24,7 @@ ALLOCATIONS: Final = {
 """Whether a process' malloc and free are counted, and if not, why."""
 
 OTHER_ADVICE: Final = "MADV_OTHER"
-"""Stands for every advice of madvise(2) that has no name here."""
+"""The name of all other advices of madvise(2)."""
 
 ADVICE: Final = {
     0: "MADV_NORMAL",

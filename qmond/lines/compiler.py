@@ -1,4 +1,4 @@
-"""The table of events, as the op codes that encoder.c runs for each record."""
+"""Compiles the table of events into the op codes that encoder.c runs for each record."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _TEXTS: Final = {
 
 
 class Compiler:
-    """Collects the op codes of all events, and the texts that they point to.
+    """The op codes of all events, and the names and texts that they refer to.
 
-    Raises ValueError where a record is to bring what only the daemon can give.
+    Raises ValueError if an event with records has a field that only the daemon can give.
     """
 
     def __init__(self, *, full: bool) -> None:
@@ -91,14 +91,14 @@ class Compiler:
                 self._literal(key)
                 self._op(_TEXTS[field.form])
             case Form.GIVEN:
-                pass  # _how() has seen that the daemon gives it
+                pass  # _how() has checked that the daemon gives it
             case _:
                 assert_never(field.form)
 
     def _op(
         self, op: Op, slot: str = "", *, size: int | None = None, bit: int = 0, text: bytes = b""
     ) -> None:
-        # a number's low bytes stand first, on every host that there is
+        # all hosts are little-endian: the low bytes of a number come first
         at, whole = _SLOTS[slot] if slot else (0, 0)
         self.ops.append((op, at, whole if size is None else size, bit, *self._text(text)))
 
@@ -108,7 +108,7 @@ class Compiler:
     def _names(
         self, key: bytes, slot: str, names: dict[int, bytes], other: bytes | None, *, size: int
     ) -> None:
-        """Add an op that writes the key and a name; where `other` is None, nothing for others."""
+        """Add an op that writes the key and a number's name; for other numbers `other`, if any."""
         first = len(self.names)
         default = b'%b"%b"' % (key, other) if other is not None else b""
         self.names.append((0, *self._text(default)))
@@ -125,10 +125,10 @@ class Compiler:
 
 
 def _how(event: Event) -> How:
-    """Return what becomes of an event's records: what the process table follows Python looks at."""
+    """Return how an event's records are handled: Python handles what the process table needs."""
     given = [field.key for field in event.fields if field.form is Form.GIVEN]
     if event.state:
-        return How.TELL if given or event.internal else How.FOLLOW
+        return How.HANDLE if given or event.internal else How.FOLLOW
     if given and event.is_recorded:
         raise ValueError(f"{event.name}: no record brings {', '.join(given)}")
     return How.ENCODE

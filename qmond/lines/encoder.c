@@ -788,7 +788,7 @@ int qmond_encode(struct qmond_encoder *encoder, struct qmond_ring *ring)
 			result = QMOND_RECORD;
 			break;
 		}
-		if (event->how == HOW_TELL || !(record.flags & FLAG_COUNTED))
+		if (event->how == HOW_HANDLE || !(record.flags & FLAG_COUNTED))
 			goto done;
 		const struct process *process = slot_of(encoder, record.pid);
 		if (!process->text) {

@@ -1,7 +1,7 @@
-"""Records to lines: each record of a batch becomes one line of JSON, made once for log and clients.
+"""Records to lines: each record of a batch becomes one line of JSON, for the log and all clients.
 
-What a line is made of is compiled from the table into op codes, which encoder.c runs. What changes
-the process table is looked at here.
+The table of events is compiled into op codes, which encoder.c runs. Records that change the process
+table are handled here.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _FORK: Final = NUMBER["TRACK_FORK"]
 _EXIT: Final = NUMBER["EXIT"]
 _OVER_BUDGET: Final = NUMBER["OVER_BUDGET"]
 _ROOM: Final = 1 << 20
-"""Bytes of a batch: some thousand lines, and at least a few of the longest."""
+"""Bytes of a batch: some thousand lines, or a few of the longest."""
 _unset = ffi.new_allocator(should_clear_after_alloc=False)
 _FAULTS: Final = 20
-"""How many different faults are told."""
+"""How many different faults are logged."""
 
 
 def adoption(process: Process, argv: Iterable[bytes] | None) -> dict[str, Any]:
-    """Return the values of a process' TRACK_ADOPT; `argv` as it may be told, None where not."""
+    """Return the values of a process' TRACK_ADOPT; `argv` is masked, or None if it is withheld."""
     words = list(argv or ())
     values = {
         "pid": process.pid,
@@ -82,7 +82,7 @@ def _base64(data: bytes) -> str:
 
 
 def ending(status: int) -> dict[str, int | None]:
-    """Return how a process ended, from its wait status: WIFSIGNALED and friends of wait(2)."""
+    """Return the exit code or the signal of a wait status, see wait(2)."""
     signal = status & 0x7F
     return {"code": None if signal else status >> 8 & 0xFF, "signal": signal or None}
 
@@ -91,10 +91,10 @@ def ending(status: int) -> dict[str, int | None]:
 
 
 class Encoder:
-    """Makes the lines of one batch after the other, in one of the two sets of keys.
+    """Makes the lines of a batch, then of the next one.
 
-    `fields` is `full` or `original`; `epoch_ns` is the monotonic time that `ts` counts from; `seq`
-    the number of the first line; `redactor` takes secrets out of what guests chose.
+    `fields` is `full` or `original`. `epoch_ns` is the monotonic time in ns that `ts` counts from,
+    `seq` the number of the first line. `redactor` masks secrets in the texts of guests.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Encoder:
         return number
 
     def follow(self, anchor: Anchor) -> None:
-        """Render moments by where the wall clock stands now."""
+        """Use another anchor for the wall clock's time in lines."""
         self._anchor = anchor
         self._c.offset_ns = anchor.offset_ns
 
@@ -156,9 +156,9 @@ class Encoder:
             self.append(*held)
 
     def drain(self, ring: RingBuffer, processes: ProcessTable) -> bool:
-        """Add what is in the ring, until it is empty or the batch is full; says whether any was.
+        """Add the ring's records until it is empty or the batch is full; says whether it took any.
 
-        A record that makes trouble is a line less, and no more: `take_failed` counts it.
+        If no line can be made of a record, it is skipped, and `take_failed` counts it.
         """
         before = ring.consumed[0]
         view = ffi.new("struct qmond_ring *", self._pointers(ring))
@@ -167,8 +167,8 @@ class Encoder:
             if result == lib.QMOND_RECORD:
                 data = bytes(ffi.buffer(self._c.record, self._c.record_size))
                 try:
-                    self._tell(data, processes)
-                except Exception as error:  # noqa: BLE001 - whatever a guest had it trip over
+                    self._handle(data, processes)
+                except Exception as error:  # noqa: BLE001 - one bad record must not stop others
                     self._fail(data, error)
             elif result == lib.QMOND_PROCESS:
                 (pid,) = ffi.unpack(ffi.cast("uint32_t *", self._c.record + 8), 1)
@@ -182,27 +182,27 @@ class Encoder:
                 break
         try:
             self.masking.mask(processes)
-        except Exception as error:  # noqa: BLE001 - a pattern's fault must not show a secret
-            self._complain(f"redact: {error!r}")
+        except Exception as error:  # noqa: BLE001 - a faulty pattern must not show secrets
+            self._log_fault(f"redact: {error!r}")
             self.masking.withhold()
         return ring.consumed[0] != before
 
     def tell(self, name: str, ts: int, values: dict[str, Any]) -> None:
-        """Add the line of an event that the daemon itself makes, from its fields' values."""
+        """Add the line of an event of the daemon's own; `values` by key, `ts` in monotonic ns."""
         pid = values.get("pid", -1) & 0xFFFFFFFF
         self.append(self.compose(name, ts, values), NUMBER[name], pid, pid)
 
     def append(self, line: bytes, number: int, pid: int, other: int) -> None:
-        """Add a line with its newline, its event's number, its process, and another or the same."""
+        """Add a line with its newline, for an event number and up to two processes."""
         if lib.qmond_append(self._c, line, len(line), number, pid, other):
             return
         if len(line) > _ROOM:
             self._failed[NAMES[number]] += 1
         else:
-            self._held = line, number, pid, other  # the batch is full: it is the next one's first
+            self._held = line, number, pid, other  # the batch is full: it begins the next one
 
     def compose(self, name: str, ts: int, values: dict[str, Any], *, suffix: bytes = b"") -> bytes:
-        """Return a line with the next line's number, which stays the next one's."""
+        """Return a line with the next number; `append` counts it."""
         event = BY_NAME[name]
         if event.statistic:
             middle = b',"pid":-1,"evt":"%b"' % name.encode()
@@ -225,29 +225,29 @@ class Encoder:
         return (ts // 1000 - self._epoch_us) / 1e6
 
     def take_failed(self) -> Counter[str]:
-        """Return of which events a line could not be made since the last call, and how many."""
+        """Return how many events could not be made into lines since the last call, by event."""
         failed, self._failed = self._failed, Counter()
         return failed
 
     def forget(self, pid: int) -> None:
-        """Ask the process table again, before the next line of this process."""
+        """Drop the cached texts of a process: the process table has other ones now."""
         lib.qmond_forget(self._c, pid)
 
     # ---- the batch -----------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """How many lines there are."""
+        """Return the number of lines."""
         count: int = self._c.line_count
         return count
 
     @property
     def data(self) -> memoryview:
-        """All lines; valid until the next batch."""
+        """All lines; valid until `begin`."""
         return memoryview(ffi.buffer(self._c.out.data, self._c.out.used))
 
     @property
     def index(self) -> Any:  # noqa: ANN401 - a cdata
-        """Where each line is, as encoder.c has it: struct qmond_line; valid as `data` is."""
+        """The place of each line, as an array of struct qmond_line; valid until `begin`."""
         return self._c.lines
 
     def by_event(self) -> Counter[str]:
@@ -263,9 +263,10 @@ class Encoder:
         return Counter(dict(zip(pids[0:found], counts[0:found], strict=True)))
 
     def select(self, mask: int, pids: frozenset[int] | None = None) -> tuple[bytes, int]:
-        """Return the lines of events whose bits are in `mask` and of these processes: their number.
+        """Return the lines of the events in `mask` and of some processes, and their number.
 
-        A line may belong to two processes, and one of them is enough.
+        `pids` None means all processes. If a line belongs to two
+        processes, one of them is enough.
         """
         room = self._c.out.used
         out = _unset("char[]", max(1, room))
@@ -274,10 +275,10 @@ class Encoder:
         size = lib.qmond_select(self._c, mask, wanted, count, out, room, self._chosen)
         return bytes(ffi.buffer(out, size)), self._chosen[0]
 
-    # ---- what encoder.c leaves to Python --------------------------------------------------------
+    # ---- records that Python handles ------------------------------------------------------------
 
-    def _tell(self, data: bytes, processes: ProcessTable) -> None:
-        """Do what there is to do with a record before, or instead of, a line by its op codes."""
+    def _handle(self, data: bytes, processes: ProcessTable) -> None:
+        """Update the process table by a record, and make its line if it has no op codes."""
         ts, pid, _, number, _, flags, a, b = RECORD_FORMAT.unpack_from(data)
         counted = flags & Flag.COUNTED
         if number == _FORK:
@@ -300,14 +301,14 @@ class Encoder:
             raise NotImplementedError
 
     def _fail(self, record: bytes, error: Exception) -> None:
-        """Count an event of which no line could be made."""
+        """Count an event that could not be made into a line."""
         _, _, _, number, _, flags, _, _ = RECORD_FORMAT.unpack_from(record)
         if flags & Flag.COUNTED:
             self._failed[NAMES[number]] += 1
-        self._complain(f"{NAMES[number]}: {error!r}")
+        self._log_fault(f"{NAMES[number]}: {error!r}")
 
-    def _complain(self, fault: str) -> None:
-        """Say what went wrong, each thing once, and not more things than somebody reads."""
+    def _log_fault(self, fault: str) -> None:
+        """Log a fault once; after many different ones, log no more."""
         if len(self._failures) < _FAULTS and fault not in self._failures:
             self._failures.add(fault)
             _log.error("an event's line could not be made: %s", fault)

@@ -1,4 +1,4 @@
-"""The op codes that a line of JSON is made by: what compiler.py compiles and encoder.c runs."""
+"""The op codes of lines: compiler.py makes them, encoder.c runs them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Op(IntEnum):
     SIGNED = 5
     BIT = 6
     TICKS = 7  # nanoseconds, in seconds with 2 decimals
-    NAME = 8  # the text that stands for a number, or one for all others
+    NAME = 8  # the name of a number, or one for all other numbers
     FLAG = 9  # a literal, where a flag is set
-    TEXT = 10  # the data as a JSON string, but for a character that the end cut in two
-    ADDRESS = 11  # the same of a socket address' text, which is the data from here on
-    EXACT = 12  # a key and the data in base64, where TEXT or ADDRESS could not tell them exactly
-    BIN = 13  # of the process
-    SUFFIX = 14  # of the process
+    TEXT = 10  # the data as a JSON string, without a character that was cut at the end
+    ADDRESS = 11  # likewise of a socket address' text, which replaces the data
+    EXACT = 12  # a key and the data in base64, if TEXT or ADDRESS was not exact
+    BIN = 13  # the file name of the process
+    SUFFIX = 14  # the last keys of the process: arch, guest
 
 
 class How(IntEnum):
-    """What becomes of a record."""
+    """How a record is handled."""
 
     ENCODE = 0  # a line, by its op codes
     FOLLOW = 1  # the process table first, then a line by its op codes
-    TELL = 2  # Python does with it what there is to do
+    HANDLE = 2  # by Python: the process table, and the line if there is one
