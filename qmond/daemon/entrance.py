@@ -21,11 +21,11 @@ class Entrance:
     A descriptor that is `given`, a socket unit's, stays there at the end.
     """
 
-    def __init__(self, path: Path, limits: Socket, given: int | None = None) -> None:
+    def __init__(self, path: Path, config: Socket, given: int | None = None) -> None:
         """Bind it. Raises QmondError."""
         self._path = path
-        self._group = limits.group
-        self._backlog = limits.max_clients
+        self._group = config.group
+        self._backlog = config.max_clients
         self._is_ours = given is None
         self._is_given_up = False
         try:
