@@ -1,6 +1,6 @@
-"""Where a client that follows the daemon continues after a restart.
+"""From which line `follow` of qmond/client.py resumes after a restart of the daemon.
 
-This is the protocol's logic alone: `qmond.client` has the sockets.
+There are no sockets here.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The configuration: its keys and defaults (keys.py), and parsers of values (values.py)."""
+"""The configuration: keys and defaults (keys.py), checks of values (values.py), redaction rules."""

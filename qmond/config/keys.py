@@ -1,7 +1,8 @@
 """The configuration file: YAML is parsed to dataclasses, and all faults are reported at once.
 
-Each key is one field of its section, with its parser (values.py) and its default. `etc/qmon.yaml`
-explains the keys to the user.
+Each key is one field of its section, with its default and the parser that checks its value
+(values.py), to which its bounds are given. Unknown and repeated keys are found here.
+`etc/qmon.yaml` explains the keys to the user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parsers of configuration values, one for each kind of value.
+"""Checks and parses configuration values: one function for each kind of value.
 
 A parser takes the value that YAML gives. It returns the value that the daemon uses, or raises
 ValueError with a text of what is expected.

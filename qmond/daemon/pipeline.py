@@ -1,4 +1,7 @@
-"""The way of the records: from the ring through the encoder to the log and the other sinks."""
+"""Moves each batch of records from the ring through the encoder to the log, then to other sinks.
+
+One of the sinks is the front, which serves the clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One run of the daemon under systemd, or without it: start, serve, reload, hand over or stop."""
+"""One run of the daemon, under systemd or by hand: start, serve, reload, hand over or stop.
+
+It opens the kernel side, the log and the socket, and gives them to `Daemon` (daemon.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the daemon starts from: a kernel side of its own, or the one that another daemon left.
+"""Obtain the kernel side, loaded anew or left by the last daemon, and resume the log.
 
 The descriptors of probes, maps and checkpoint are in systemd's store, so they outlive a daemon that
-ends abruptly. The next daemon takes them if they are what it would load itself, and goes on.
+ends abruptly. The next daemon takes them if they are what it would load itself, and continues.
 
 `python -m qmond.daemon.startup RING` prints the signature of what an installation would load, for
 a daemon that is about to be followed by another.

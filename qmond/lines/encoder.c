@@ -4,6 +4,8 @@
  * compiler.py makes from the table of events. struct qmon_record and the numbers OP_… and HOW_… are
  * in a generated header in front of this file.
  *
+ * The text of each value is made here: numbers, times, escaped strings, base64, socket addresses.
+ *
  * It reads nothing outside of a record, whatever the record has in it. It writes only by put…(). Each
  * of these functions has a writer, which knows the end of its buffer, and writes nothing without space.
  */

@@ -1,7 +1,7 @@
 """Records to lines: each record of a batch becomes one line of JSON, for the log and all clients.
 
-The table of events is compiled into op codes, which encoder.c runs. Records that change the process
-table are handled here.
+The table of events is compiled into op codes, which encoder.c runs. The text of each value, such as
+a socket address, is made there. Records that change the process table are handled here.
 """
 
 from __future__ import annotations

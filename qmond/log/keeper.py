@@ -1,4 +1,4 @@
-"""Write the log, count what cannot be written, and report each failure once."""
+"""Keeps the log (writer.py) for the daemon: counts what is not written, reports a failure once."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
     # ---- how it ends ---------------------------------------------------------------------------
 
     def check(self, now: float) -> None:
-        """Send the client away where it is silent for too long, or does not read."""
+        """Cut the client off if it does not read, or neither asks nor tails for too long."""
         stalled, timeout = self._buffer.stalled(now), self._buffer.timeout
         silent = now - self._last_data
         if self._transport.is_closing():

@@ -12,7 +12,7 @@ from qmond.server.audience import Audience
 from qmond.server.choices import Batch, Choice, Choices
 from qmond.server.connection import Connection
 from qmond.server.forkserver import ForkServer
-from qmond.server.readers import Readers
+from qmond.server.readerpool import Readers
 from qmond.server.sendbuffer import SendBuffer
 from qmond.server.settings import FrontSettings
 from qmond.server.shares import Shares

@@ -1,4 +1,7 @@
-"""The bytes that wait for one client, and whether the client takes them."""
+"""The bytes that wait for one client, and for how long it has taken none.
+
+connection.py cuts off a client that takes none for too long.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the core tells the front: the bounds of its clients, and which lines there are."""
+"""What the core tells the front: bounds for its clients, and which events are configured."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The front itself chooses lines by event and process. What takes more than a look at these is done by
 a reader, a process of the client's own (reader.py). A client has a bounded buffer. When it is full,
 whole lines are left out and counted. The client's own stream tells them as DROPPED as soon as there
-is room again.
+is room again. A restart ends the tail; the client resumes it (qmond/cursor.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qmond.server.protocol import (
     parse_selection,
     refusal,
 )
-from qmond.server.readers import Readers
+from qmond.server.readerpool import Readers
 from qmond.server.sendbuffer import SendBuffer
 from qmond.server.settings import FrontSettings
 from qmond.server.source import Source

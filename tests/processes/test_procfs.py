@@ -26,7 +26,7 @@ def test_other_files() -> None:
         procfs.parse_uid(b"")
 
 
-def test_readers_find_this_process() -> None:
+def test_readerpool_find_this_process() -> None:
     pid = os.getpid()
     assert pid in procfs.pids()
     assert procfs.read_stat(pid).ppid == os.getppid()

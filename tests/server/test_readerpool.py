@@ -3,7 +3,7 @@
 import asyncio
 
 from qmond.server.forkserver import ForkServer
-from qmond.server.readers import Readers
+from qmond.server.readerpool import Readers
 from qmond.server.settings import FrontSettings
 
 
