@@ -9,11 +9,11 @@ from typing import Final, Protocol
 
 __all__ = ["BOOKS", "Accounts", "KernelCounter", "Rates"]
 
-BOOKS: Final = ("made", "written", "not_logged", "told_ring", "told_log")
+BOOKS: Final = ("made", "written", "not_logged", "reported_ring", "reported_log")
 """What of the accounts outlives a daemon: its counters, by attribute."""
 _COLUMNS: Final = ("seen", "written", "lost", "suppressed")
 _LOST: Final = {"LOST"}
-"""What is not told by itself: each that is lost would make the next one."""
+"""Events whose loss alone is not reported: each report could be lost, and cause the next one."""
 
 
 class KernelCounter(Protocol):
@@ -41,9 +41,9 @@ class Accounts:
     """Events that the daemon itself made: seen by nobody but it."""
     written: Counter[str] = field(default_factory=Counter)
     not_logged: Counter[str] = field(default_factory=Counter)
-    told_ring: Counter[str] = field(default_factory=Counter)
-    told_log: Counter[str] = field(default_factory=Counter)
-    """What of the losses has been told already, by stage."""
+    reported_ring: Counter[str] = field(default_factory=Counter)
+    reported_log: Counter[str] = field(default_factory=Counter)
+    """The losses that have been reported, by stage."""
 
     def books(self) -> dict[str, Counter[str]]:
         """Return the counters that the next daemon goes on with, by BOOKS."""
@@ -102,21 +102,21 @@ class Accounts:
         return all(row["seen"] <= sum(row.values()) - row["seen"] for row in rows)
 
     def owes_log(self) -> bool:
-        """Whether it was not told yet that the log lacks something."""
-        return bool(set(self.not_logged - self.told_log) - _LOST)
+        """Whether events are missing from the log that were not reported yet."""
+        return bool(set(self.not_logged - self.reported_log) - _LOST)
 
     def newly_lost(self, stages: Iterable[str] = ("ring", "log")) -> dict[str, dict[str, int]]:
-        """Return what was lost since it was told last, at some stages: stage → event → count."""
+        """Return the losses since the last report, at some stages: stage → event → count."""
         books = {
-            "ring": (self.lost_at_ring(), self.told_ring),
-            "log": (self.not_logged, self.told_log),
+            "ring": (self.lost_at_ring(), self.reported_ring),
+            "log": (self.not_logged, self.reported_log),
         }
         fresh = {}
         for stage in stages:
-            lost, told = books[stage]
-            news = lost - told
+            lost, reported = books[stage]
+            news = lost - reported
             if set(news) - _LOST:
-                told.update(news)
+                reported.update(news)
                 fresh[stage] = dict(news)
         return fresh
 

@@ -136,7 +136,7 @@ def _whole(value: object) -> Reply:
 def config_of(config: Config, *, whole: bool) -> dict[str, Any]:
     """Return the answer to `config`: what is in force, as etc/qmon.yaml has it; sizes in bytes.
 
-    What is taken out of lines is told to root alone: it would show what to look for.
+    `redact` is for root alone: it would show others what to look for.
     """
     found: dict[str, Any] = _plain(asdict(config) | {"limits": dict(config.limits)})
     if not whole:

@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 _UNFINISHED: Final = 0.2
 """Seconds that a program may take that began before its tracepoint was detached."""
 _ADOPTING: Final = 1.0
-"""Seconds that the records wait at the start, for what already runs to be told before them."""
+"""Seconds that records wait at the start, so that adopted processes come before them."""
 _SOCKET: Final = "socket"
 """What the front calls the socket where clients come in."""
 
@@ -254,7 +254,7 @@ class Daemon:
         self.pipeline.clock.close()
         self.front.share.close()
 
-    # ---- what the parts are told ---------------------------------------------------------------
+    # ---- events and periodic work --------------------------------------------------------------
 
     def _put_in_force(self, config: Config) -> None:
         self.pipeline.wanted = config.mask

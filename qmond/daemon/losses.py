@@ -1,4 +1,4 @@
-"""Losses: what had no room, was not written or was held back, told at most once a second."""
+"""Reports lost and suppressed events as LOST and SUPPRESSED, at most once a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DOUBT_AFTER: Final = 5.0
 
 
 class Losses:
-    """Tells LOST and SUPPRESSED by `tell`; `moment` renders a monotonic time in ns as a line's."""
+    """Sends LOST and SUPPRESSED by `tell`; `moment` turns a monotonic time in ns into a `ts`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Losses:
         self._tell = tell
         self._moment = moment
         self._since: dict[str, int] = {}
-        """The monotonic time in ns at which losses were told last, by stage."""
+        """When losses were reported last, by stage: CLOCK_MONOTONIC in ns."""
         self._doubt_by = float("inf")
 
     def begin(self) -> None:
@@ -50,9 +50,9 @@ class Losses:
         self._since = dict.fromkeys(("ring", "log"), time.monotonic_ns())
 
     def tell_lost(self, *, at_last: bool = False) -> None:
-        """Tell what was lost since the last time.
+        """Report what was lost since the last time.
 
-        What the log lacks is told once the log can be written again: it is for the log's readers.
+        Losses of the log are reported once it can be written again: the report is for its readers.
         """
         now = time.monotonic_ns()
         stages = ("ring",) if self._log.failing and not at_last else ("ring", "log")
@@ -76,14 +76,14 @@ class Losses:
         self._since |= dict.fromkeys(stages, now)
 
     def tell_suppressed(self) -> None:
-        """Tell what limits held back since the last time."""
+        """Report what limits held back since the last time."""
         for pid, by_event in self._probes.newly_suppressed().items():
             shown = -1 if pid == OTHERS else pid
             count = sum(by_event.values())
             self._tell("SUPPRESSED", {"count": count, "by_event": by_event, "pid": shown})
 
     def _doubt(self) -> None:
-        """Doubt the process table after a loss, once all records before it were read."""
+        """Have the process table checked after a loss, once all records before it were read."""
         if self._doubt_by == float("inf"):
             return
         if time.monotonic() > self._doubt_by or not self._probes.ring.used:

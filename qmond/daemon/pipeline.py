@@ -153,7 +153,7 @@ class Pipeline:
             take(self._encoder, before, self._log.end)
 
     def _commit(self) -> None:
-        """Make the batch's effects final, for whoever comes after an abrupt end."""
+        """Commit the batch: after a crash, the next daemon continues here."""
         consumed, seq = self._ring.consumed[0], self._encoder.seq
         self._checkpoint.note(State(consumed, seq, self._log.end, self._accounts.books()))
         self._ring.commit()

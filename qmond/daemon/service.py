@@ -41,7 +41,7 @@ _SOCKET: Final = "socket"
 _PATIENCE: Final = 30
 """Seconds by which the time to start or stop is extended, as long as there is progress."""
 _ASKING: Final = 5
-"""Seconds that others have to say what comes after the end."""
+"""Seconds that systemctl and the next version have to answer."""
 _SETTLED: Final = 10
 """Seconds after which a failure is none of what the daemon began with."""
 

@@ -1,4 +1,4 @@
-"""Timers: what is done at each interval's end, and once a second."""
+"""Timers: work at the end of each interval of the statistics, and work once a second."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ async def each_interval(
     turn: Callable[[], int],
     tell: Callable[[int], None],
 ) -> None:
-    """Have statistics told at each interval's end, until cancelled.
+    """Report statistics at the end of each interval, until cancelled.
 
-    `turn` begins another interval and returns the number of the one that ended, which `tell` gets.
-    An interval in which nothing can have happened is not told: `is_idle`, for two of them.
+    `turn` begins another interval and returns the number of the one that ended, for `tell`. If
+    `is_idle` is true for the length of two intervals, there is nothing to report.
     """
     while True:
         interval = seconds()

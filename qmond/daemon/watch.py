@@ -92,7 +92,7 @@ class Watch:
         await self.allocations.close()
 
     def _ask(self, pid: int, uid: int | None, answer: Answer) -> None:
-        """Look for a process that no record told of."""
+        """Look for a process that no record has described."""
         if self.restrictions:
             answer(None)
         else:

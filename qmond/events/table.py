@@ -479,4 +479,4 @@ PUBLIC: Final = tuple(event for event in EVENTS if not event.internal)
 FIELDS: Final = (*HEAD, *(field for event in PUBLIC for field in event.fields), *COMMON)
 """Every key that a line can have, as often as events have it."""
 STREAM_ONLY: Final = frozenset({"DROPPED", "GAP"})
-"""What tells of one client's own stream: it is in no log, and every client is told."""
+"""Events about one client's own stream: they are in no log, and cannot be filtered out."""

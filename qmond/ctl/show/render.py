@@ -43,13 +43,13 @@ def line(event: Mapping[str, Any], *, width: int | None = None, colour: bool = F
         pad(cut(printable(guest), 12), 12),
         pad(printable(name), 15),
     ]
-    told = " ".join(_told(key, value) for key, value in event.items() if _is_told(key, value))
+    shown = " ".join(_shown(key, value) for key, value in event.items() if _is_shown(key, value))
     if width is not None:
-        told = cut(told, max(0, width - sum(map(width_of, head)) - len(head)))
+        shown = cut(shown, max(0, width - sum(map(width_of, head)) - len(head)))
     if colour:
         head[0] = f"{_DIM}{head[0]}{_RESET}"
         head[3] = f"{_COLOUR.get(name, '')}{head[3]}{_RESET}"
-    return " ".join([*head, told]).rstrip()
+    return " ".join([*head, shown]).rstrip()
 
 
 def moment(event: Mapping[str, Any]) -> str:
@@ -66,11 +66,11 @@ def quoted(text: str) -> str:
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
-def _told(key: str, value: object) -> str:
+def _shown(key: str, value: object) -> str:
     return f"{printable(key)}={_value(value)}"
 
 
-def _is_told(key: str, value: object) -> bool:
+def _is_shown(key: str, value: object) -> bool:
     return key not in ASIDE and key != "start" and value is not None and value is not False
 
 

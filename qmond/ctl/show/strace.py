@@ -32,15 +32,15 @@ def line(event: _Line) -> str:
     """Return one line, without its end."""
     name = str(event.get("event") or event.get("evt") or "?")
     pid = event.get("pid", event.get("parent", event.get("prev_pid")))
-    told = "".join(part(event) for part in _PARTS.get(name, (_plain,)))
+    text = "".join(part(event) for part in _PARTS.get(name, (_plain,)))
     who = "" if pid in (None, -1) else f"[pid {pid}] "
-    return printable(f"{who}{moment(event)} {told}")
+    return printable(f"{who}{moment(event)} {text}")
 
 
 def _plain(event: _Line) -> str:
     name = event.get("event") or event.get("evt")
-    told = {key: value for key, value in event.items() if key not in ASIDE}
-    return f"*** {printable(f'{name} {json.dumps(told, ensure_ascii=False)}')} ***"
+    values = {key: value for key, value in event.items() if key not in ASIDE}
+    return f"*** {printable(f'{name} {json.dumps(values, ensure_ascii=False)}')} ***"
 
 
 # ---- how a value is shown: each notation takes a line and a key --------------------------------
