@@ -129,15 +129,6 @@ class Rates:
         self._now: Counter[int] = Counter()
         self._last: Counter[int] = Counter()
 
-    def books(self) -> dict[str, Counter[str]]:
-        """Return the counters that the next daemon goes on with, by BOOKS."""
-        return {name: getattr(self, name) for name in BOOKS}
-
-    def resume(self, books: Mapping[str, Counter[str]]) -> None:
-        """Go on with the counters of the daemon before."""
-        for name, counts in books.items():
-            getattr(self, name).update(counts)
-
     def count(self, lines: Counter[int]) -> None:
         """Enter how many lines there are of each process in a batch."""
         self._now.update(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import platform
 import socket
@@ -65,19 +66,21 @@ class Daemon:
             seq=(seq := resume_log(log, kernel.state)),
             redactor=Redactor(config.redact),
         )
+        self._boot_id = boot = boot_id()
         self._accounts = accounts = Accounts(kernel.probes.counters)
         accounts.resume(kernel.state.books if kernel.state else {})
         self._rates = rates = Rates()
-        self.watch = watch = Watch(
+        self.log = LogKeeper(log, accounts.not_logged)
+        self.front = Fronting(front_identity(config), config.log.dir)
+        self._forward = forward = Forward(config.journal, Journald())
+        clock = WallClock()
+        self.watch = watch = Watch(  # it starts a thread, so nothing that may fail comes after it
             config,
             kernel.probes,
             adopted=self._tell_adopted,
             forget=encoder.forget,
             ended=rates.forget,
         )
-        self.log = LogKeeper(log, accounts.not_logged)
-        self.front = Fronting(front_identity(config), config.log.dir)
-        self._forward = forward = Forward(config.journal, Journald())
         redone = seq if kernel.state else None
         lives = Lives(config.log, log.group, watch.processes.uid_of, redone)
         self.pipeline = Pipeline(
@@ -87,7 +90,7 @@ class Daemon:
             accounts=accounts,
             log=self.log,
             checkpoint=kernel.checkpoint,
-            clock=WallClock(),
+            clock=clock,
             sinks=(
                 lambda batch, *_: lives.take(batch),
                 lambda batch, *_: rates.count(batch.by_process()),
@@ -105,7 +108,7 @@ class Daemon:
             moment=encoder.moment,
         )
         self.status = Status(
-            boot_id=boot_id(),
+            boot_id=boot,
             probes=kernel.probes,
             encoder=encoder,
             accounts=accounts,
@@ -118,7 +121,7 @@ class Daemon:
             lambda config: log.configure(config.log),
             lambda config: lives.configure(config.log),
             lambda config: forward.configure(config.journal),
-            lambda config: self.front.configure(_front_settings(config, epoch)),
+            lambda config: self.front.configure(lambda: _front_settings(config, epoch, boot)),
             watch.configure,
         )
         """Put a configuration in force, each in one part."""
@@ -145,7 +148,7 @@ class Daemon:
             {
                 "message": "Dynamic QEMU-user monitor started",
                 "version": __version__,
-                "boot_id": boot_id(),
+                "boot_id": self._boot_id,
                 "host": socket.gethostname(),
                 "kernel": platform.release(),
                 "schema": SCHEMA_VERSION,
@@ -220,6 +223,8 @@ class Daemon:
         config, later = hold(config, self.config)
         if config.socket.group != self.config.socket.group:
             self._entrance.admit(config.socket.group)
+        if self.config.limits:
+            self._losses.tell_suppressed()
         self.config = config
         self._put_in_force(config)
         self.watch.adopt(config)
@@ -248,11 +253,12 @@ class Daemon:
 
     async def close(self) -> None:
         """End every process and thread of the daemon's own, and close what it opened."""
-        await self.front.close()
-        await self.watch.close()
-        self._forward.close()
-        self.pipeline.clock.close()
-        self.front.share.close()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.front.share.close)
+            stack.callback(self.pipeline.clock.close)
+            stack.callback(self._forward.close)
+            stack.push_async_callback(self.watch.close)
+            stack.push_async_callback(self.front.close)
 
     # ---- events and periodic work --------------------------------------------------------------
 
@@ -289,8 +295,8 @@ class Daemon:
         self._rates.tick()
 
 
-def _front_settings(config: Config, epoch_ns: int) -> FrontSettings:
-    """Return what the front goes by; `epoch_ns` is the moment that relative times count from."""
+def _front_settings(config: Config, epoch_ns: int, boot: str) -> FrontSettings:
+    """Return the settings of the front; relative times count from `epoch_ns`, `boot` is its ID."""
     socket_ = config.socket
     return FrontSettings(
         client_buffer=socket_.client_buffer,
@@ -302,5 +308,5 @@ def _front_settings(config: Config, epoch_ns: int) -> FrontSettings:
         numbered=config.fields == "full",
         epoch_us=epoch_ns // 1000,
         version=__version__,
-        boot_id=boot_id(),
+        boot_id=boot,
     )

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -72,7 +72,7 @@ class Fronting:
         """Whether any client wants lines."""
         self.clients = 0
         self.starts = 0
-        self._settings = b"null"
+        self._settings: Callable[[], FrontSettings] = FrontSettings
         self._answers: Answers = {}
         self._identity = identity
         self._log = log
@@ -124,14 +124,14 @@ class Fronting:
         self._given[name] = listener
         self._hand_over()
 
-    def configure(self, settings: FrontSettings) -> None:
-        """Have this front, and each that comes after it, go by other settings."""
-        self._settings = orjson.dumps(settings.to_json())
+    def configure(self, settings: Callable[[], FrontSettings]) -> None:
+        """Have this front, and each later one, go by other settings, made anew for each."""
+        self._settings = settings
         self._send_settings()
 
     def _send_settings(self) -> None:
         if self._channel:
-            self._channel.say("settings", 0, self._settings)
+            self._channel.say("settings", 0, orjson.dumps(self._settings().to_json()))
 
     def check(self) -> None:
         """Replace a silent front; called about once a second."""

@@ -22,7 +22,7 @@ from qmond.server.access import group_id
 __all__ = ["Identity", "front_identity", "log_group"]
 
 _USER: Final = "qmond-front"
-_UNUSED: Final = range(60578, 61184)
+_UNUSED: Final = range(60706, 61184)
 _NEEDED: Final = (6, 7)  # CAP_SETGID, CAP_SETUID: include/uapi/linux/capability.h
 
 

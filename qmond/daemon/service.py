@@ -62,13 +62,16 @@ class Service:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises QmondError."""
         async with contextlib.AsyncExitStack() as stack:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+                stack.callback(loop.remove_signal_handler, number)
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._handle(stack, number, self._stop.set)
-            for number in (signal.SIGHUP, signal.SIGUSR1):
-                self._handle(stack, number, lambda: None)  # there is nothing to reload yet
+                loop.add_signal_handler(number, self._stop.set)
+            self._ignore_reloads()  # there is nothing to reload yet
             daemon = await stack.enter_async_context(self._started())
-            self._handle(stack, signal.SIGHUP, lambda: self._hang_up(daemon))
-            self._handle(stack, signal.SIGUSR1, daemon.log.reopen)
+            stack.callback(self._ignore_reloads)
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up, daemon)
+            loop.add_signal_handler(signal.SIGUSR1, daemon.log.reopen)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     work = [
@@ -96,13 +99,10 @@ class Service:
             _log.info("stopped", extra=about(MessageId.STOP))
 
     @staticmethod
-    def _handle(
-        stack: contextlib.AsyncExitStack, number: signal.Signals, handler: Callable[[], None]
-    ) -> None:
-        """Have a signal handled until the stack unwinds."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(number, handler)
-        stack.callback(loop.remove_signal_handler, number)
+    def _ignore_reloads() -> None:
+        """Ignore the signals that reload the configuration and reopen the log."""
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            asyncio.get_running_loop().add_signal_handler(number, lambda: None)
 
     async def _prepare_end(self, daemon: Daemon) -> None:
         """Find out whether another daemon follows, and prepare for it."""
@@ -180,6 +180,8 @@ class Service:
 
         Raises ConfigError, and then nothing has changed.
         """
+        if self._stop.is_set():
+            raise ConfigError(["the daemon is stopping"])
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
         try:

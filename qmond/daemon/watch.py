@@ -88,8 +88,10 @@ class Watch:
     async def close(self) -> None:
         """End the lookers, and take out every allocation probe."""
         self._adoption.end()
-        await self._lookers.close()
-        await self.allocations.close()
+        try:
+            await self._lookers.close()
+        finally:
+            await self.allocations.close()
 
     def _ask(self, pid: int, uid: int | None, answer: Answer) -> None:
         """Look for a process that no record has described."""

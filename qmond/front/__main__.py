@@ -71,6 +71,8 @@ class Front:
         self._seq, self._end = 0, Position(0, 0, 0)  # of the next line, and of the log before it
         self._follows = False
         self._follow_lock = asyncio.Lock()
+        self._sent: Beat | None = None
+        """The last beat, as far as the core still goes by it."""
         self._waiting = 0  # how many wait for it to follow
         self._oldest: int | None = None
         self._oldest_in = Position(0, 0, 0)
@@ -116,6 +118,7 @@ class Front:
             async with self._follow_lock:
                 if not self._follows:
                     await self._core.ask("follow")
+                    self._sent = None  # it said something else of that
                     _, self._seq, self._end = self._frames.skip()
                     self._follows = True
         finally:
@@ -170,14 +173,14 @@ class Front:
 
     async def check_forever(self) -> None:
         """Look after the clients once a second, and send the core this front's figures."""
-        audience, sent, sent_at = self.hub.audience, None, 0.0
+        audience, sent_at = self.hub.audience, 0.0
         while True:
             wanted = self.hub.follows or self._waiting > 0
             self._follows = self._follows and wanted
             now, news = time.monotonic(), Beat(len(audience), audience.dropped, wanted)
-            if news != sent or now - sent_at > _BEAT:
+            if news != self._sent or now - sent_at > _BEAT:
                 self._core.send(beat(news))
-                sent, sent_at = news, now
+                self._sent, sent_at = news, now
             self.hub.check()
             flush()
             await self.find_oldest()

@@ -35,7 +35,8 @@ class Core(asyncio.Protocol):
     def __init__(self) -> None:
         self.configure: Callable[[bytes], object] = self._take_first_settings
         loop = asyncio.get_running_loop()
-        self._settings: asyncio.Future[bytes] = loop.create_future()
+        self._settings: asyncio.Future[None] = loop.create_future()
+        self._newest = b""
         self._ended: asyncio.Future[bool] = loop.create_future()
         self._partial = b""  # a message that is not whole yet
         self._number = 0
@@ -73,8 +74,9 @@ class Core(asyncio.Protocol):
                     waiting.set_result(Answer(message.text, truncated=message.kind == "cut"))
 
     def _take_first_settings(self, text: bytes) -> None:
+        self._newest = text  # a reload may come before the first are asked for
         if not self._settings.done():
-            self._settings.set_result(text)
+            self._settings.set_result(None)
 
     def _end(self, *, orderly: bool) -> None:
         if not self._ended.done():
@@ -88,7 +90,7 @@ class Core(asyncio.Protocol):
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not self._settings.done():
             raise ProtocolError("the core ended before it sent any settings")
-        return self._settings.result()
+        return self._newest
 
     async def ended(self) -> bool:
         """Wait for the core's end; says whether it is orderly: clients get all that is theirs."""

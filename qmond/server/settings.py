@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 __all__ = ["FrontSettings"]
@@ -31,9 +31,10 @@ class FrontSettings:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the settings that `to_json` was called on."""
+        """Return the settings of `to_json`; keys of another version are ignored."""
         first, second = values["groups"]
-        return cls(**values | {"groups": (first, second)})
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**known | {"groups": (first, second)})
 
     def to_json(self) -> dict[str, Any]:
         """Return them as JSON values."""

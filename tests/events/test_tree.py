@@ -37,6 +37,17 @@ def test_a_number_that_another_process_has_now_is_no_member() -> None:
         assert tree.members == {ROOT}
 
 
+def test_a_process_whose_parent_has_ended_stays_a_member_when_it_is_adopted_again() -> None:
+    """As after a restart of the daemon that was no handover."""
+    tree = Tree(ROOT)
+    follow(tree, "TRACK_FORK", parent=ROOT, child=51, start=7.12)
+    follow(tree, "TRACK_FORK", parent=51, child=52, start=7.45)
+    follow(tree, "EXIT", pid=51)
+    assert follow(tree, "TRACK_ADOPT", pid=52, ppid=1, parents=[{"pid": 1}], start=7.456789)
+    assert follow(tree, "READ", pid=52)
+    assert not follow(tree, "TRACK_ADOPT", pid=52, ppid=1, parents=[{"pid": 1}], start=9.45)
+
+
 def test_the_root_stays_a_member() -> None:
     tree = Tree(ROOT)
     assert follow(tree, "EXIT", pid=ROOT)

@@ -79,7 +79,7 @@ def test_the_front_is_nobody_with_nothing(qmond: StartQmond, folder: Path) -> No
         if ":\t" in line
     )  # fmt: skip
     (uid,) = set(status["Uid"].split())
-    assert 60578 <= int(uid) < 61184
+    assert 60706 <= int(uid) < 61184
     assert set(status["Gid"].split()) == {"20"}
     assert status["Groups"].split() == []
     assert {int(status[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")} == {0}

@@ -92,6 +92,23 @@ def test_a_wrong_configuration_changes_nothing(qmond: StartQmond) -> None:
     wait_until(lambda: "INFO: reloaded" in said.read_text())
 
 
+def test_signals_that_reload_do_not_disturb_a_stop(qmond: StartQmond, build: Build) -> None:
+    """A client that does not read makes the stop last for seconds."""
+    daemon = qmond(socket={"client_timeout": "60s"})
+    with Client(daemon.socket) as client:
+        client.request("tail")
+        command = ["qemu-aarch64-static", str(build("count", "aarch64")), "100000"]
+        subprocess.run(command, check=True, timeout=PATIENCE)
+        daemon.process.send_signal(signal.SIGTERM)
+        while daemon.process.poll() is None:
+            for number in (signal.SIGUSR1, signal.SIGHUP):
+                daemon.process.send_signal(number)
+            time.sleep(0.02)
+    daemon.stopped = True
+    assert daemon.process.returncode == 0
+    assert daemon.events()[-1]["event"] == "END"
+
+
 RESTART = """
 import qmond.daemon.service
 async def is_restart(): return True
