@@ -64,6 +64,7 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+                stack.callback(signal.signal, number, signal.SIG_IGN)  # until the process exits
                 stack.callback(loop.remove_signal_handler, number)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
