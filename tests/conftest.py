@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness import COMPILERS, Qmond, builder, end_qmond, registrar, start_qmond
+from stock import Stock
 
 _NEED_ROOT = tuple(Path(__file__).with_name(name) for name in ("root", "hostile"))
 """Folders whose tests run a daemon."""
@@ -69,8 +70,15 @@ def binfmt() -> Iterator[Callable[[str], None]]:
         yield register
 
 
+@pytest.fixture(scope="session")
+def stock() -> Iterator[Stock]:
+    """Give kernel sides that are loaded already."""
+    with contextlib.closing(Stock()) as found:
+        yield found
+
+
 @pytest.fixture
-def qmond(tmp_path: Path) -> Iterator[StartQmond]:
+def qmond(tmp_path: Path, stock: Stock) -> Iterator[StartQmond]:
     """Return what starts a daemon and waits until it is ready; it is stopped at the end.
 
     `under` is a command to start it by, `patch` are statements of Python that run before it.
@@ -84,7 +92,9 @@ def qmond(tmp_path: Path) -> Iterator[StartQmond]:
             stored: dict[str, int] | None = None,
             **config: Any,
         ) -> Qmond:
-            daemon = start_qmond(tmp_path, config, under=under, patch=patch, stored=stored)
+            daemon = start_qmond(
+                tmp_path, config, under=under, patch=patch, stored=stored, stock=stock
+            )
             stack.callback(end_qmond, daemon)
             return daemon
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from stock import Stock, handed
 
 from qmond.client import Client
 
@@ -270,10 +271,18 @@ def start_qmond(
     under: Sequence[str] = (),
     patch: str = "",
     stored: dict[str, int] | None = None,
+    stock: Stock | None = None,
 ) -> Qmond:
-    """Start a daemon and wait for READY=1, which it tells as it tells systemd."""
+    """Start a daemon and wait for READY=1, which it tells as it tells systemd.
+
+    `stock` has its kernel side, if it is an ordinary one.
+    """
     stored = {} if stored is None else stored
     patch = hand_over(stored) + patch if stored else patch
+    given: dict[str, int] = {}
+    if stock and not stored and not under and "ring" not in config:
+        given = stock.take()
+        patch = handed(given) + patch
     log = config.setdefault("log", {})
     log.setdefault("dir", str(folder / "log"))
     path = Path(config.setdefault("socket", {}).setdefault("path", str(folder / "qmond.sock")))
@@ -288,9 +297,10 @@ def start_qmond(
         process = subprocess.Popen(
             [*under, sys.executable, "-c", f"{patch}\n{_MAIN}", "--config", str(file)],
             env=os.environ | {"NOTIFY_SOCKET": str(notify)},
-            pass_fds=tuple(stored.values()),
+            pass_fds=(*stored.values(), *given.values()),
             stderr=said,
         )
+    close(given)
     heard: list[str] = []
     attending = threading.Thread(target=attend, args=(channel, process, heard, stored))
     attending.start()
