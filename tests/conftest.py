@@ -15,8 +15,8 @@ from stock import Stock
 
 _NEED_ROOT = tuple(Path(__file__).with_name(name) for name in ("root", "hostile"))
 """Folders whose tests run a daemon."""
-_ON_HOST = (*_NEED_ROOT, Path(__file__).with_name("systemd"))
-"""Folders whose tests watch the whole host: two at once would see each other's guests."""
+_ON_HOST = (*_NEED_ROOT, *(Path(__file__).with_name(name) for name in ("systemd", "looker")))
+"""Folders whose tests watch the whole host, or run what is watched: one would see the other's."""
 
 StartQmond = Callable[..., Qmond]
 Build = Callable[[str, str], Path]

@@ -1,7 +1,8 @@
 """The front's end of the control channel, by which it asks the core.
 
-The core is asked little and rarely. A question that several clients have is asked once, and its
-answer serves all who ask within a tenth of a second. Questions that are too many wait here.
+The core is asked little and rarely: questions that are too many wait here. A question that several
+clients have is asked once, for all who had it before it was sent. So an answer is never older than
+the request that it answers.
 """
 
 from __future__ import annotations
@@ -21,11 +22,9 @@ __all__ = ["Core"]
 
 _RATE: Final = 9
 """Questions a second, a little fewer than the core answers."""
-_CACHED: Final = 0.1
-"""Seconds that an answer serves all who ask."""
 _PATIENCE: Final = 20
 """Seconds that an answer may take."""
-_CACHEABLE: Final = frozenset({"status", "ps", "config", "metrics"})
+_SHAREABLE: Final = frozenset({"status", "ps", "config", "metrics"})
 """The questions whose answer is the same for all who ask."""
 
 
@@ -43,7 +42,7 @@ class Core(asyncio.Protocol):
         self._pace = Bucket(_RATE, _RATE)
         self._pacing = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._cache: dict[bytes, asyncio.Task[Answer]] = {}
+        self._unsent: dict[bytes, asyncio.Task[Answer]] = {}
         self._transport: asyncio.Transport
 
     # ---- asyncio calls these -------------------------------------------------------------------
@@ -103,20 +102,20 @@ class Core(asyncio.Protocol):
 
     async def ask(self, op: str, args: Mapping[str, Any] | None = None) -> Answer:
         """Ask the core. Raises RequestError where it refuses, ProtocolError where it is silent."""
-        key = orjson.dumps([op, args or {}])
-        if op not in _CACHEABLE:
+        if op not in _SHAREABLE:
             return await self._ask(op, args or {})
-        asking = self._cache.get(key)
+        key = orjson.dumps([op, args or {}])
+        asking = self._unsent.get(key)
         if asking is None:
-            loop = asyncio.get_running_loop()
-            asking = self._cache[key] = loop.create_task(self._ask(op, args or {}))
-            asking.add_done_callback(lambda _: loop.call_later(_CACHED, self._cache.pop, key, None))
+            work = self._ask(op, args or {}, key)
+            asking = self._unsent[key] = asyncio.get_running_loop().create_task(work)
         return await asyncio.shield(asking)
 
-    async def _ask(self, op: str, args: Mapping[str, Any]) -> Answer:
+    async def _ask(self, op: str, args: Mapping[str, Any], key: bytes = b"") -> Answer:
         async with self._pacing:
             await asyncio.sleep(self._pace.wait(1))
             self._pace.spend(1)
+        self._unsent.pop(key, None)
         self._number += 1
         number = self._number
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

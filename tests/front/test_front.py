@@ -120,6 +120,26 @@ def test_a_reload_before_the_front_serves_is_not_lost() -> None:
     assert asyncio.run(run()) == b"2"
 
 
+def test_no_answer_is_older_than_its_request() -> None:
+    """`qmonctl record` goes by that: it asks what was counted when its command had ended."""
+
+    async def run() -> None:
+        answers = Answers()
+        async with channel(answers) as (_, theirs):
+            core = Core()
+            await asyncio.get_running_loop().create_unix_connection(lambda: core, sock=theirs)
+            for number in range(1, 4):
+                assert (await core.ask("status")).text == b'{"n":%d}' % number
+            early = asyncio.create_task(core.ask("status"))
+            await asyncio.sleep(0)
+            while not core._waiting:  # until it is sent
+                await asyncio.sleep(0)
+            late = asyncio.create_task(core.ask("status"))
+            assert [(await early).text, (await late).text] == [b'{"n":4}', b'{"n":5}']
+
+    asyncio.run(run())
+
+
 def test_many_ask_and_the_core_is_asked_once() -> None:
     async def run() -> None:
         answers = Answers()

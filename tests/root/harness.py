@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from stock import Stock, handed
+from stock import ORDINARY, Stock, handed
 
 from qmond.client import Client
 
@@ -207,9 +207,9 @@ class Qmond:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def status(self) -> dict[str, Any]:
-        """Return what `qmonctl status --json` says."""
-        status: dict[str, Any] = json.loads(self.ctl("status", "--json").stdout)
-        return status
+        """Return what `qmonctl status --json` prints. Raises QmondError."""
+        with Client(self.socket) as client:
+            return client.status()
 
     def newest(self) -> int:
         """Return the number of the last line."""
@@ -280,7 +280,7 @@ def start_qmond(
     stored = {} if stored is None else stored
     patch = hand_over(stored) + patch if stored else patch
     given: dict[str, int] = {}
-    if stock and not stored and not under and "ring" not in config:
+    if stock and not stored and not under and config.get("ring", ORDINARY) == ORDINARY:
         given = stock.take()
         patch = handed(given) + patch
     log = config.setdefault("log", {})

@@ -14,6 +14,8 @@ from qmond.bpf.load import Options, load
 from qmond.config.keys import Config
 
 OPTIONS = Options(ring=Config().ring.size)
+ORDINARY = {"size": "16M"}
+"""The section `ring` of the configuration that says the same."""
 
 
 class Stock:
@@ -28,6 +30,10 @@ class Stock:
         taken: Future[dict[str, int]] = self._next
         self._next = self._thread.submit(load, OPTIONS)
         return taken.result()
+
+    def wait(self) -> None:
+        """Wait until nothing is being loaded."""
+        self._next.result()
 
     def close(self) -> None:
         """Detach what is left."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from conftest import Build, StartQmond
 from harness import PATIENCE, QMONCTL, Qmond, wait_until, waiting
+from stock import Stock
 
 from qmond.bpf import load as module
 
@@ -49,14 +50,15 @@ def test_is_ready_in_two_seconds_and_small_and_has_no_bcc(qmond: StartQmond, bui
     assert daemon.ready_after < 10
 
 
-def test_leaves_nothing_behind(qmond: StartQmond, tmp_path: Path) -> None:
-    assert bpf_objects(tmp_path) == []
-    daemon = qmond()
+def test_leaves_nothing_behind(qmond: StartQmond, stock: Stock, tmp_path: Path) -> None:
+    stock.wait()
+    before = bpf_objects(tmp_path)
+    daemon = qmond(ring={"size": "32M"})  # not in stock
     assert daemon.socket.exists()
-    assert bpf_objects(tmp_path) != []
+    assert bpf_objects(tmp_path) != before
     events = daemon.stop()
     assert [events[0]["event"], events[-1]["event"]] == ["START", "END"]
-    assert bpf_objects(tmp_path) == []
+    assert bpf_objects(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "log",
         "notify",

@@ -83,7 +83,7 @@ def test_the_kernel_side_loads_and_tells_all(initrd: Path, tmp_path: Path) -> No
     console = tmp_path / "console"
     with console.open("wb") as out:
         subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, timeout=300
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, timeout=600
         )
     said = console.read_text(errors="replace")
     assert "ended with 0" in said, said[-5000:]
