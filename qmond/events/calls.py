@@ -88,6 +88,7 @@ CALLS: Final = (
     Call("pwritev2",      "WRITE",        328,    287,   "writev",   "late"),
     Call("socket",        "SOCKET",       41,     198,   "integers", "none",   (0, 1), own=True),
     Call("connect",       "CONNECT",      42,     203,   "address",  "late",   (1, 2), own=True),
+    Call("bind",          "BIND",         49,     200,   "address",  "late",   (1, 2), own=True),
     Call("sendto",        "SENDTO",       44,     206,   "integers", "none",   (2,), own=True),
     Call("sendmsg",       "SENDTO",       46,     211,   "messages", "late"),
     Call("sendmmsg",      "SENDTO",       307,    269,   "messages", "late",   (2,)),

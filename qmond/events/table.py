@@ -470,6 +470,15 @@ EVENTS: Final = (
         own=True,
         internal=True,
     ),
+    Event(
+        "BIND",
+        "bind: a socket is to have an address of its own",
+        "sys_enter",
+        (_PID, _FD, *address("`192.0.2.7:80`, `unix:/run/x.sock`, …")),
+        own=True,
+        group=Group.NET,
+        strace="({fd}, {addr}, ?) = ?",
+    ),
 )
 
 BY_NAME: Final = {event.name: event for event in EVENTS}

@@ -105,6 +105,12 @@ def check(events: list[Event], run: Run, arch: str) -> None:
         "unix:/no/such.sock",
         "unix:@abstract",
     ]
+    assert [(e["fd"], e["addr"], e.get("addr_b64")) for e in mine if e["event"] == "BIND"] == [
+        (told["four"], "127.0.0.1:0", None),
+        (told["six"], "[::1]:0", None),
+        (told["local"], "unix:/no/such\ufffd", base64.b64encode(b"unix:/no/such\xff").decode()),
+        (told["local"], "unix:@abstract", None),
+    ]
     assert [e["len"] for e in mine if e["event"] == "SENDTO"] == [5]
     assert [e["size"] for e in mine if e["event"] == "RECVFROM"] == [99]
 

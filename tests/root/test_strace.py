@@ -22,7 +22,7 @@ WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2")
 CALL = re.compile(r"^(\d+) +(\w+)\((?:(\d+)|[\w-]+), (.*)\) += (-?\d+)")
 TEXT = re.compile(r'^"((?:\\x..)*)"(?:\.\.\.)?, (\d+)')
 PARTS = re.compile(r'\{iov_base=(?:"((?:\\x..)*)"|NULL|0x\w+), iov_len=(\d+)\}')
-ADDRESS = re.compile(r"^(\d+) +(connect)\((\d+), \{(.*)\}, \d+\) += ")
+ADDRESS = re.compile(r"^(\d+) +(bind|connect)\((\d+), \{(.*)\}, \d+\) += ")
 SOCKET_PATH = re.compile(r'sun_path=(@?)"((?:\\x..)*)"')
 HOST = re.compile(r'(?:inet_addr\(|AF_INET6, )"((?:\\x..)*)"')
 PORT = re.compile(r"_port=htons\((\d+)\)")
@@ -35,7 +35,7 @@ Calls = dict[int, list[tuple[object, ...]]]
 class Truth:
     """What threads did: reads and writes as (fd, length, content, call), sizes as (size, call).
 
-    Addresses are (call, address).
+    Addresses are (call, address), of bind with its fd behind them.
     """
 
     read: Calls = field(default_factory=lambda: defaultdict(list))
@@ -72,7 +72,8 @@ def strace_says(text: str) -> Truth:
         if match := OPEN.match(line):
             truth.opened[int(match[1])].append(unhex(match[2]))
         elif match := ADDRESS.match(line):
-            truth.addressed[int(match[1])].append((match[2], address(match[4])))
+            descriptor = (int(match[3]),) if match[2] == "bind" else ()
+            truth.addressed[int(match[1])].append((match[2], address(match[4]), *descriptor))
         elif match := CALL.match(line):
             tid, name, fd, arguments, result = int(match[1]), match[2], *match.group(3, 4, 5)
             parts = [(unhex(data), int(size)) for data, size in PARTS.findall(arguments)]
@@ -105,6 +106,8 @@ def qmond_says(events: list[dict[str, Any]]) -> Truth:
             truth.opened[tid].append(event["file"].encode())
         elif kind == "CONNECT":
             truth.addressed[tid].append(("connect", exact(event, "addr")))
+        elif kind == "BIND":
+            truth.addressed[tid].append(("bind", exact(event, "addr"), event["fd"]))
         elif kind == "SENDTO":
             truth.sent[tid].append((event["len"], *call))
         elif kind == "RECVFROM":
@@ -123,7 +126,7 @@ def exact(event: dict[str, Any], key: str) -> bytes:
 def run(command: list[str | Path], trace: Path) -> None:
     """Run a command under strace."""
     watched = ",".join(
-        [*READS, *WRITES, "openat", "connect", "sendmsg", "sendmmsg", "recvmsg", "recvmmsg"]
+        [*READS, *WRITES, "openat", "bind", "connect", "sendmsg", "sendmmsg", "recvmsg", "recvmmsg"]
     )
     options = ["-f", "-v", "-xx", "-s", "16384", "-o", str(trace), "-e", f"trace={watched}"]
     done = subprocess.run(["strace", *options, *command], capture_output=True, check=False)
@@ -147,7 +150,7 @@ def test_reads_writes_opens_and_addresses_are_those_that_strace_saw(
     assert sum(map(len, truth.written.values())) >= 5
     assert seen.read == truth.read
     assert seen.written == truth.written
-    assert sum(map(len, truth.addressed.values())) == 4
+    assert sum(map(len, truth.addressed.values())) == 8
     assert seen.addressed == truth.addressed
     # a character that is no UTF-8 is U+FFFD in a path
     assert seen.opened == {
