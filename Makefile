@@ -10,7 +10,7 @@ check:
 
 fuzz:
 	script/setup test
-	QMOND_FUZZ_SECONDS=600 .venv/bin/pytest -q tests/test_fuzz.py
+	QMOND_FUZZ_SECONDS=600 .venv/bin/pytest -q tests/lines/test_fuzz.py
 
 bench:
 	script/setup test
