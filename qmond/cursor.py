@@ -17,6 +17,8 @@ __all__ = ["Choice", "Cursor"]
 _SEQ: Final = re.compile(rb'"(?:to_)?seq":(\d+)')
 """The number of a line. A GAP has the number of the last missing line, `to_seq`."""
 _DROPPED: Final = b'"event":"DROPPED"'
+_PASSING: Final = frozenset({"Failed", "Timeout", "TooManyClients", "TooManyReaders", "TooSlow"})
+"""The refusals that another try may not meet."""
 _BEHIND_MAX: Final = 5
 """How many connects may find a daemon whose newest line is older than the last one received."""
 
@@ -55,7 +57,7 @@ class Cursor:
     """The position of a client in the lines of a Choice, across restarts of the daemon.
 
     After a restart of the daemon, it continues after the last line received. After a reboot of the
-    host, it begins with the first line of the new boot. If the Choice begins in the past and no
+    host, it begins with the first line of the new boot. If the Choice has `last` or `since`, and no
     line was received yet, the same request is sent again.
     """
 
@@ -64,7 +66,7 @@ class Cursor:
         self._boot_id: str | None = None
         self._last: int | None = None
         self._behind = 0
-        """Connects since the last line that found the daemon behind."""
+        """Connects in a row that found the daemon behind."""
 
     def ask(self, about: dict[str, Any], changes: Choice) -> Choice:
         """Return the arguments of the next `tail`. `about` is the daemon's greeting.
@@ -76,14 +78,19 @@ class Cursor:
         choice = _with_lists(self._choice | changes)
         _check(choice)
         newest: int = about["newest"]
-        if self._boot_id not in {None, about["boot_id"]}:
+        before, self._boot_id = self._boot_id, about["boot_id"]
+        if before is None and (first := choice.get("from_seq")) is not None:
+            self._last = first - 1
+            return choice
+        if before not in {None, self._boot_id}:
             self._last = 0
         elif self._last is None and not _has_start(choice):
             self._last = newest
-        self._boot_id = about["boot_id"]
         if self._last is None:
             return choice
-        if newest < self._last and self._behind < _BEHIND_MAX:
+        if newest >= self._last:
+            self._behind = 0
+        elif self._behind < _BEHIND_MAX:
             self._behind += 1
             raise ProtocolError("the daemon is still writing the lines again that it had sent")
         # With from_seq, the daemon also sends the lines in between, from the log.
@@ -92,7 +99,6 @@ class Cursor:
 
     def take(self, line: bytes) -> None:
         """Note the number of a received line. Raises QmondError if it has none."""
-        self._behind = 0
         if _DROPPED in line:  # it has the number of the next line
             return
         seq = _SEQ.search(line)
@@ -106,9 +112,10 @@ class Cursor:
     def may_retry(self, error: QmondError) -> bool:
         """Whether to connect again after an error.
 
-        False before the first request, and if the daemon refused it or lines have no number.
+        False before the first request, if the daemon refused it, and if lines have no number.
         """
-        return self._boot_id is not None and not isinstance(error, RequestError | _NoSeqError)
+        refused = isinstance(error, RequestError) and error.kind not in _PASSING
+        return self._boot_id is not None and not refused and not isinstance(error, _NoSeqError)
 
 
 class _NoSeqError(QmondError):

@@ -139,7 +139,7 @@ def test_a_line_beyond_all_bounds_is_told_as_that(tmp_path: Path) -> None:
 ROOT = Path(__file__).parents[1]
 TAIL = b'{"id":1,"ok":{}}\n'
 END = b'{"id":1,"end":{"reason":"complete"}}\n'
-OVER = b'{"id":1,"error":{"class":"Failed","message":"over"}}\n'
+OVER = b'{"id":1,"error":{"class":"Forbidden","message":"over"}}\n'
 """Ends a client that follows."""
 TRIES_MAX = 100
 

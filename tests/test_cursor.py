@@ -31,13 +31,25 @@ def test_begins_with_what_comes() -> None:
     assert start_of(Cursor({}), 0) == 1
 
 
-@pytest.mark.parametrize("past", [{"last": 3}, {"since": "5m"}, {"from_seq": 2}])
+@pytest.mark.parametrize("past", [{"last": 3}, {"since": "5m"}])
 def test_a_past_is_asked_for_until_a_line_has_come(past: Choice) -> None:
     cursor = Cursor(past)
     assert cursor.ask(about(4), NOTHING) == past
     assert cursor.ask(about(9), NOTHING) == past
     cursor.take(line(8))
     assert cursor.ask(about(9), NOTHING) == {"from_seq": 9, "last": None, "since": None}
+
+
+def test_a_number_to_begin_with_is_a_place_of_its_own() -> None:
+    """A program that has stored it may meet a daemon that was killed before any line has come."""
+    cursor = Cursor({"from_seq": 100})
+    assert cursor.ask(about(120), NOTHING) == {"from_seq": 100}
+    assert start_of(cursor, 130) == 100
+    for _ in range(5):
+        with pytest.raises(ProtocolError):
+            start_of(cursor, 80)
+    assert start_of(cursor, 80) == 81
+    assert Cursor({"from_seq": 100}).ask(about(80), NOTHING) == {"from_seq": 100}, "refused"
 
 
 def test_another_boot_begins_with_its_first_line() -> None:
@@ -81,6 +93,9 @@ def test_does_not_wait_for_ever() -> None:
             start_of(cursor, 7)
     assert start_of(cursor, 7) == 8
     assert start_of(cursor, 12) == 11, "it had done nothing again"
+    for _ in range(5):
+        with pytest.raises(ProtocolError):
+            start_of(cursor, 7)
     assert start_of(cursor, 7) == 8
     cursor.take(line(8))
     assert start_of(cursor, 12) == 9
@@ -112,10 +127,13 @@ def test_what_is_worth_another_try() -> None:
     cursor = Cursor({})
     broken, refused = QmondError("x: No such file"), RequestError("Failed", "no")
     assert not cursor.may_retry(broken), "there was none to begin with"
+    assert not cursor.may_retry(refused)
     cursor.ask(about(4), NOTHING)
     assert cursor.may_retry(broken)
     assert cursor.may_retry(ProtocolError("the daemon hung up"))
-    assert not cursor.may_retry(refused)
+    assert not cursor.may_retry(RequestError("BadArgument", "no"))
+    assert cursor.may_retry(refused), "a reader may start the next time"
+    assert cursor.may_retry(RequestError("TooManyReaders", "no"))
 
 
 @pytest.mark.parametrize("choice", [{"fields": ["buf"]}, {"follow": False}])

@@ -176,6 +176,7 @@ def _build(options: Options) -> dict[str, int]:
         f"-DRING_PAGES={options.ring // os.sysconf('SC_PAGE_SIZE')}",
         f"-DURGENT_PAGES={URGENT_SIZE // os.sysconf('SC_PAGE_SIZE')}",
         f"-DCPU_COUNT={possible_cpus()}",
+        "-g0",  # BCC asks for debug information, which nothing here uses: an eighth of the time
     ]
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE / "stubs")
     try:

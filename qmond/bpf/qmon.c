@@ -13,7 +13,7 @@
 #define PATH_SIZE 4096
 #define NAME_SIZE 256
 #define SECOND 1000000000ULL
-#define PARTS_AT_ONCE 128 /* parts of a vector in one run of the program, before it calls itself */
+#define PARTS_AT_ONCE 64 /* parts of a vector in one run of the program, before it calls itself */
 #define STEPS_AT_ONCE 512 /* the same for messages and their parts */
 #define LATE_SLOTS 4096
 #define LATE_MAX 4096

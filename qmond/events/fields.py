@@ -133,7 +133,7 @@ def flag(key: str, bit: int, meaning: str) -> Field:
 CALL: Final = Field(
     "call",
     Form.CALL,
-    "the system call that was made, where it is not the event's own",
+    "the system call, where it is another one than the event's name says",
     added=True,
     optional=True,
 )
@@ -141,7 +141,7 @@ _FAULT: Final = flag("fault", Flag.FAULT, "true where a page of it could not be 
 _WITHHELD: Final = flag(
     "withheld",
     Flag.WITHHELD,
-    "true where the text was left out: it had more for `redact` to mask than there is time for",
+    "true where the text was left out: the time for `redact` was used up",
 )
 
 

@@ -56,7 +56,11 @@ COMMON: Final = (
     given("seq", "integer", "one more on every line of this boot"),
     given("tid", "integer", "the thread"),
     given("arch", "string", "the guest architecture, absent where the process runs native code"),
-    given("guest", "string", "path of the guest program that the process runs now"),
+    given(
+        "guest",
+        "string",
+        "path of the program that the process runs now; it is native where `arch` is absent",
+    ),
     exact("guest"),
     given("redacted", "true", "true where content was left out, which this client may not see"),
 )
@@ -236,7 +240,14 @@ EVENTS: Final = (
         "FREE_SUM",
         "once an interval, where the figure is not 0",
         "uprobes",
-        (given("meta", "calls", "`count`: calls of free", added=False),),
+        (
+            given(
+                "meta",
+                "calls",
+                "`count`: calls of free; `by_pid`: by process; `partial`: those not always counted",
+                added=False,
+            ),
+        ),
         statistic=True,
         thread=False,
         process=False,
@@ -245,7 +256,14 @@ EVENTS: Final = (
         "MMAP_SUM",
         "once an interval, where the figure is not 0",
         "sys_enter",
-        (given("meta", "pages", "`count`: mmap calls; `max_pages`: the largest", added=False),),
+        (
+            given(
+                "meta",
+                "pages",
+                "`count`: mmap calls; `max_pages`: the largest; `by_pid`: calls by process",
+                added=False,
+            ),
+        ),
         statistic=True,
         thread=False,
         process=False,
@@ -254,7 +272,14 @@ EVENTS: Final = (
         "ALLOC_SUM",
         "once an interval, where the figure is not 0",
         "uprobes",
-        (given("meta", "calls", "`count`: calls of malloc, calloc and realloc", added=False),),
+        (
+            given(
+                "meta",
+                "calls",
+                "`count`: calls of malloc, calloc and realloc; `by_pid`, `partial`: as in FREE_SUM",
+                added=False,
+            ),
+        ),
         statistic=True,
         thread=False,
         process=False,
@@ -318,9 +343,14 @@ EVENTS: Final = (
             _PID,
             given("ppid", "integer", "the parent process", added=False),
             given("bin", "string", "file name of what it executes", added=False),
-            given("origin", "origin", "how it was found", added=False),
+            given(
+                "origin",
+                "origin",
+                "how it was found: `exec`, or `procfs` if it ran before the daemon",
+                added=False,
+            ),
             given("argv", "strings", "its command line", added=False),
-            given("guest", "string?", "path of the guest program", added=False),
+            given("guest", "string?", "path of the program, as above", added=False),
             given("arch", "string?", "the guest architecture", added=False),
             given("uid", "integer", "its real user ID", added=False),
             given("cgroup", "string?", "its cgroup (v2)", added=False),
@@ -361,7 +391,7 @@ EVENTS: Final = (
     ),
     Event(
         "IO_URING",
-        "a monitored process set up io_uring: what it does through it is not seen as system calls",
+        "a monitored process set up io_uring: I/O through it is not seen",
         "sys_exit, procfs",
         (
             _PID,
@@ -472,7 +502,7 @@ EVENTS: Final = (
     ),
     Event(
         "BIND",
-        "bind: a socket is to have an address of its own",
+        "bind: a socket asked for a local address",
         "sys_enter",
         (_PID, _FD, *address("`192.0.2.7:80`, `unix:/run/x.sock`, …")),
         own=True,

@@ -330,3 +330,15 @@ def test_what_is_piped_to_a_terminal_does_not_drive_it(form: str, tmp_path: Path
     assert main(["export", "--format", form, "-o", str(out), str(log)]) == 0
     assert "filename" in (told := out.read_text())
     assert not set(active) - set("[2J") & set(told)
+
+
+def test_a_file_that_is_compressed_meanwhile_is_read_all_the_same(tmp_path: Path) -> None:
+    rows = [json.dumps({"ts": at, "event": "READ", "pid": 7, "fd": 0}) + "\n" for at in (1, 2)]
+    old, newer = (tmp_path / f"events-2026112{at}T080000.000000Z.jsonl" for at in (1, 2))
+    old.write_text(rows[0])
+    newer.write_text(rows[1])
+    events = Reading(print).events([tmp_path])
+    assert next(events)["ts"] == 1
+    newer.with_name(newer.name + ".gz").write_bytes(gzip.compress(newer.read_bytes(), mtime=0))
+    newer.unlink()
+    assert [event["ts"] for event in events] == [2]

@@ -122,7 +122,7 @@ def test_in_straces_manner(event: dict[str, Any], told: str) -> None:
         ("CONNECT", "connect(?, ?, ?) = ?"),
         ("SOCKET", "socket(?, ?, ?) = ?"),
         ("EXIT", "+++ exited with ? +++"),
-        ("TRACK_ADOPT", "+++ watched from here on (?): [] +++"),
+        ("TRACK_ADOPT", "+++ watched from here on (?): [?] +++"),
     ],
 )
 def test_what_a_line_lacks_is_not_known_to_strace_either(name: str, told: str) -> None:

@@ -24,7 +24,7 @@ def test_comes_back_with_the_events_in_force(
     path = tmp_path / "s"
     line = b'{"ts":1.000000,"event":"READ","pid":7,"seq":5}\n'
     first = hello(4), TABLE, config("EXIT", "READ", "WRITE"), b'{"id":3,"ok":{}}\n' + line + b"{"
-    refusal = b'{"id":3,"error":{"class":"Failed","message":"over"}}\n'
+    refusal = b'{"id":3,"error":{"class":"Forbidden","message":"over"}}\n'
     second = hello(5), TABLE, config("EXIT", "READ"), refusal
     with peers(path, first, second) as asked:
         words = ["tail", "--follow=retry", "--not-event", "exit", "--json"]

@@ -25,6 +25,7 @@ from typing import Any
 
 from harness import Qmond, builder, start_qmond, wait_until
 from report import Report
+from stock import ORDINARY, Stock
 
 _LINES = 60_000
 _COLUMNS = (
@@ -72,6 +73,7 @@ class Trial:
     folder: Path
     guest: Path
     kills: int
+    stock: Stock | None
     daemon: Qmond = field(init=False)
     counts: dict[int, int] = field(default_factory=dict)
     elsewhere: list[Path] = field(default_factory=list)
@@ -94,11 +96,11 @@ class Trial:
         events = ["START", "END", "LOST", "EXEC", "WRITE", "EXIT"]
         config = {
             "log": settings,
-            "ring": {"size": "64M"},
+            "ring": ORDINARY,
             "events": events,
             "match": {"prefixes": [self.interpreter.name]},
         }
-        self.daemon = start_qmond(self.folder, config, stored=stored, patch=patch)
+        self.daemon = start_qmond(self.folder, config, stored=stored, patch=patch, stock=self.stock)
 
     @contextlib.contextmanager
     def storm(self, lines: int = _LINES) -> Iterator[subprocess.Popen[bytes]]:
@@ -342,10 +344,12 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def suffer(fault: Fault, folder: Path, guest: Path, kills: int = 50) -> Row:
+def suffer(
+    fault: Fault, folder: Path, guest: Path, kills: int = 50, stock: Stock | None = None
+) -> Row:
     """Have one fault happen."""
     folder.mkdir()
-    trial = Trial(folder, guest, kills)
+    trial = Trial(folder, guest, kills, stock)
     try:
         (row,) = fault(trial)
     finally:

@@ -1,8 +1,8 @@
 """Kernel sides in stock, for the daemons of the tests.
 
 A daemon needs nearly all of its start to load its kernel side. Here the next one is loaded while a
-test still runs, on a CPU that has nothing else to do. It is loaded as a daemon would do it, and is
-idle until a daemon configures it.
+test still runs, and gives way to it. It is loaded as a daemon would do it, and is idle until a
+daemon configures it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Stock:
     """One kernel side, and another as soon as it is taken."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, initializer=_yield_to_all)
+        self._thread = ThreadPoolExecutor(1, initializer=_give_way)
         self._next = self._thread.submit(load, OPTIONS)
 
     def take(self) -> dict[str, int]:
@@ -37,13 +37,13 @@ class Stock:
 
     def close(self) -> None:
         """Detach what is left."""
+        self._thread.shutdown()
         for fd in self._next.result().values():
             os.close(fd)
-        self._thread.shutdown()
 
 
-def _yield_to_all() -> None:
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+def _give_way() -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, 10)  # on Linux this is the thread's, and its children's
 
 
 def handed(descriptors: dict[str, int]) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from conftest import Build, StartQmond
 from harness import PATIENCE, Qmond, wait_until
+from stock import ORDINARY
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "packaging/shippers"
@@ -185,7 +186,7 @@ def test_each_line_arrives_once_as_it_is(
 ) -> None:
     config: dict[str, Any] = {
         "capture": {"bytes": "16K"},
-        "ring": {"size": "64M"},
+        "ring": ORDINARY,
         "log": {"rotate": {"size": "3M"}},
     }
     storm: list[str | Path] = ["qemu-aarch64-static", build("count", "aarch64"), str(LINES // 4)]

@@ -9,7 +9,7 @@ from serving import Connect, play
 from qmond.server.hub import Hub
 
 
-def test_readerpool_share_a_fork_server_that_ends_when_it_is_not_needed(
+def test_readers_share_a_fork_server_that_ends_when_it_is_not_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qmond.server.forkserver._IDLE", 0.2)
@@ -44,7 +44,7 @@ def test_readerpool_share_a_fork_server_that_ends_when_it_is_not_needed(
     play(tmp_path / "s", scenario)
 
 
-def test_readerpool_end_with_their_fork_server(tmp_path: Path) -> None:
+def test_readers_end_with_their_fork_server(tmp_path: Path) -> None:
     """A client whose reader was lost with it is told so, and another request has another one."""
 
     async def scenario(hub: Hub, connect: Connect) -> None:

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -196,14 +196,22 @@ def _opened(path: Path) -> Iterator[Lines]:
                     return
         raise QmondError(f"{path}: it contains no {LIVE}")
     else:
-        with path.open("rb") as raw:
-            if path.suffix == ".gz":
+        with _open_rotated(path) as raw:
+            if raw.name.endswith(".gz"):
                 with gzip.open(raw) as unpacked:
                     yield unpacked
-            elif path.suffix == ".zst":
+            elif raw.name.endswith(".zst"):
                 yield _zstd_lines(raw)
             else:
                 yield raw
+
+
+def _open_rotated(path: Path) -> IO[bytes]:
+    """Open a file, or the compressed one that has taken its place. Raises OSError."""
+    for suffix in ("", *COMPRESSED.values()):
+        with suppress(FileNotFoundError):
+            return path.with_name(path.name + suffix).open("rb")
+    return path.open("rb")
 
 
 def _zstd_lines(file: IO[bytes]) -> Iterator[bytes]:

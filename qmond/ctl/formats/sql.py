@@ -25,7 +25,8 @@ try:
     import duckdb
 except ImportError as _error:
     raise QmondError(
-        "query needs DuckDB, which is not installed", hint="pip install 'qmond[query]'"
+        "query needs DuckDB, which is not installed",
+        hint="in a checkout: .venv/bin/pip install duckdb",
     ) from _error
 
 __all__ = ["Answer", "answered", "described", "loaded", "rendered"]

@@ -16,6 +16,7 @@ __all__ = ["ASIDE", "line", "moment", "quoted"]
 
 ASIDE: Final = frozenset({"ts", "time", "seq", "tid", "arch", "guest", "event", "evt", "pid"})
 """Keys that are columns, or that a person seldom asks for; `start` likewise."""
+_SECONDS_MAX: Final = 1e10
 _RESET: Final = "\033[0m"
 _DIM: Final = "\033[2m"
 _RED, _GREEN, _YELLOW, _BLUE, _MAGENTA, _CYAN = (f"\033[{number}m" for number in range(31, 37))
@@ -56,9 +57,10 @@ def moment(event: Mapping[str, Any]) -> str:
     """Return when it was: the time of day here, or where the line has no time, seconds."""
     try:
         return f"{datetime.fromisoformat(event['time']).astimezone():%H:%M:%S.%f}"
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         ts = event.get("ts", 0)
-        return f"{ts:15.6f}" if isinstance(ts, int | float) else f"{'':15}"
+        known = isinstance(ts, int | float) and abs(ts) < _SECONDS_MAX
+        return f"{ts:15.6f}" if known else f"{'':15}"
 
 
 def quoted(text: str) -> str:

@@ -89,8 +89,15 @@ def _ending(event: _Line, key: str) -> str:
     return f"exited with {_value(event, 'code')}"
 
 
+def _bits(event: _Line, names: Mapping[str, str]) -> str:
+    if names.keys().isdisjoint(event):
+        return "?"
+    return "|".join(name for key, name in names.items() if event.get(key))
+
+
 def _words(event: _Line, key: str) -> str:
-    return ", ".join(quoted(str(word)) for word in event.get(key, []))
+    words = event.get(key)
+    return ", ".join(quoted(str(word)) for word in words) if isinstance(words, list) else "?"
 
 
 _BY_FORM: Final = {Form.TEXT: _text, Form.ADDRESS: _text, Form.CONTENT: _content}
@@ -138,7 +145,7 @@ def _shown(name: str, fields: Mapping[str, Field], keys: str, notation: str) -> 
         raise ValueError(f"{name}: it has not the keys {keys}")
     if all(field.form is Form.BIT for field in chosen):
         bits = {field.key: field.meaning for field in chosen}
-        return lambda event: "|".join(bits[key] for key in bits if event.get(key)) or notation
+        return lambda event: _bits(event, bits) or notation
     if notation and notation not in _NOTATIONS:
         raise ValueError(f"{name}: there is no notation {notation}")
     show = _NOTATIONS.get(notation) or _BY_FORM.get(chosen[0].form, _value)
