@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+_BUILD = pytest.StashKey[Thread]()
+_SAID = pytest.StashKey[bytearray]()
 PATIENCE = 60
 """Seconds; what takes a moment here may take many on a busy machine."""
 
@@ -111,17 +114,48 @@ def need_root() -> None:
         pytest.skip("needs root: run `sudo script/test`")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to build the package: it is there then when the first test needs it."""
+    needed = any("package" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and os.geteuid() == 0 and not session.config.option.collectonly:
+        command = ["nice", str(ROOT / "script/deb")]
+        build = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        session.config.stash[_BUILD] = Thread(target=_read, args=(build, said := bytearray()))
+        session.config.stash[_SAID] = said
+        session.config.stash[_BUILD].start()
+
+
+def _read(build: subprocess.Popen[bytes], said: bytearray) -> None:
+    """Read what a build prints, to its end."""
+    said += build.communicate()[0]
+
+
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the package."""
+def package(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the package, which is moved out of the tree."""
     need_root()
-    done = subprocess.run([ROOT / "script/deb"], check=True, capture_output=True, text=True)
-    made = ROOT / done.stdout.splitlines()[-1]
-    kept = tmp_path_factory.mktemp("deb") / made.name
+    return take_package(pytestconfig, tmp_path_factory.mktemp("deb"))
+
+
+def take_package(config: pytest.Config, folder: Path) -> Path:
+    """Move the package into a folder, once it is built."""
+    config.stash[_BUILD].join()
+    del config.stash[_BUILD]
+    said = config.stash[_SAID].decode().splitlines()
+    made = ROOT / said[-1]
+    assert made.suffix == ".deb", said
+    kept = folder / made.name
     shutil.move(made, kept)
     if not any(made.parent.iterdir()):
         made.parent.rmdir()
     return kept
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove a package that no test has taken."""
+    if _BUILD in session.config.stash:
+        with tempfile.TemporaryDirectory() as folder:
+            take_package(session.config, Path(folder))
 
 
 @pytest.fixture(scope="session")
