@@ -68,7 +68,7 @@ class Pipeline:
         self._consumed_before = -1
         self._last_record = 0.0
         encoder.follow(clock.anchor)
-        self._commit()
+        self._commit(log.end)
 
     async def drain_forever(self) -> None:
         """Drain whenever the kernel side says that there is something, until cancelled."""
@@ -142,18 +142,19 @@ class Pipeline:
 
     def _deliver(self) -> None:
         """Write the batch to the log, commit it, and hand it to the sinks."""
-        if len(self._encoder) == 0:
-            self._commit()
-            return
         before = self._log.end
+        if len(self._encoder) == 0:
+            self._commit(before)
+            return
         logged = self._log.write(self._encoder.data)
         self._accounts.count(self._encoder.by_event(), logged=logged)
-        self._commit()
+        after = self._log.end
+        self._commit(after)
         for take in self._sinks:
-            take(self._encoder, before, self._log.end)
+            take(self._encoder, before, after)
 
-    def _commit(self) -> None:
-        """Commit the batch: after a crash, the next daemon continues here."""
+    def _commit(self, end: Position) -> None:
+        """Commit the batch, after which the log ends there: the next daemon continues here."""
         consumed, seq = self._ring.consumed[0], self._encoder.seq
-        self._checkpoint.note(State(consumed, seq, self._log.end, self._accounts.books()))
+        self._checkpoint.note(State(consumed, seq, end, self._accounts.books()))
         self._ring.commit()

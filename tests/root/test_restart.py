@@ -49,10 +49,10 @@ def test_not_an_event_is_missing_or_twice(qmond: StartQmond, build: Build, tmp_p
 DEATHS = {
     "before its batch is committed": """
 from qmond.daemon.pipeline import Pipeline
-def commit(self, commit=Pipeline._commit, calls=[0]):
+def commit(self, end, commit=Pipeline._commit, calls=[0]):
     calls[0] += 1
     if calls[0] == 10: os.kill(os.getpid(), 9)
-    commit(self)
+    commit(self, end)
 Pipeline._commit = commit
 """,
     "in the middle of a line": """
@@ -68,10 +68,10 @@ EventLog.write = write
     "with its batch alone in a new file": """
 from qmond.log.writer import EventLog
 from qmond.daemon.pipeline import Pipeline
-def commit(self, commit=Pipeline._commit, calls=[0]):
+def commit(self, end, commit=Pipeline._commit, calls=[0]):
     calls[0] += 1
     if calls[0] == 10: os.kill(os.getpid(), 9)
-    commit(self)
+    commit(self, end)
 def write(self, lines, write=EventLog.write, calls=[0]):
     calls[0] += 1
     if calls[0] == 9: self.rotate()
