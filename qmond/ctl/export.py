@@ -22,7 +22,7 @@ from typing import Final
 
 from qmond.errors import QmondError
 
-__all__ = ["DEFAULT_LOG", "add_arguments", "run"]
+__all__ = ["DEFAULT_LOG", "add_arguments", "add_files", "run"]
 
 DEFAULT_LOG: Final = Path("/var/log/qmond")
 
@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="CSV for programs: no apostrophe before formulas, control characters unchanged",
     )
+    add_files(parser)
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Declare the files of a verb that reads logs."""
     parser.add_argument(
         "files",
         nargs="*",

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from qmond.ctl.export import DEFAULT_LOG
+from qmond.ctl.export import add_files
 
 __all__ = ["add_arguments", "run"]
 
@@ -39,14 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print lines of JSON")
     form.add_argument("--tables", action="store_true", help="list the columns")
     parser.add_argument("sql", nargs="?", metavar="SQL", help="one SELECT over the table `events`")
-    parser.add_argument(
-        "files",
-        nargs="*",
-        type=Path,
-        metavar="FILE",
-        default=[DEFAULT_LOG],
-        help=f"a log, a folder of logs, a record, or - (default: {DEFAULT_LOG})",
-    )
+    add_files(parser)
 
 
 def run(options: argparse.Namespace) -> int:
