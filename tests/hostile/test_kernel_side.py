@@ -123,8 +123,9 @@ def test_other_users_find_room_however_many_trees_one_user_starts(
     with open_folder() as folder:
         sower = compiled("trees", folder, called="sower")
         command: list[str | Path] = [sower, "60", "4000", compiled("ends", folder)]
+        enough = forks() + 3000  # each second one brings 4 KB
         with stopped(daemon), attacking(*command, folder=folder) as attacker:
-            time.sleep(4)
+            wait_until(lambda: forks() >= enough)
             assert attacker.poll() is None
             with waiting("qemu-aarch64-static", build("waits", "aarch64")) as guest:
                 guest.do(b"fff")
