@@ -8,7 +8,8 @@ from typing import Final
 __all__ = ["parse_rate", "parse_seconds", "parse_size"]
 
 _SIZES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_TIME: Final = "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,6}})?){unit})?" for unit in _SECONDS)
 
 
 def parse_size(value: object) -> int:
@@ -22,11 +23,12 @@ def parse_size(value: object) -> int:
 
 
 def parse_seconds(value: object) -> float:
-    """Parse `250ms`, `1s`, `5m`, `1h` or `7d` to seconds. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)", str(value))
-    if match is None:
-        raise ValueError("a time such as 250ms, 1s, 5m, 1h or 7d")
-    return float(match[1]) * _SECONDS[match[2]]
+    """Parse `250ms`, `1s`, `5m`, `7d` or `1h30m` to seconds. Raises ValueError."""
+    match = re.fullmatch(_TIME, str(value))
+    if match is None or not match[0]:
+        raise ValueError("a time such as 250ms, 1s, 5m, 7d or 1h30m")
+    numbers = zip(match.groups(), _SECONDS.values(), strict=True)
+    return sum(float(number) * unit for number, unit in numbers if number)
 
 
 def parse_rate(value: object) -> int:

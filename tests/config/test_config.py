@@ -6,6 +6,7 @@ import pytest
 
 from qmond.config.keys import Config, load_config, parse_config
 from qmond.errors import ConfigError
+from qmond.units import parse_seconds
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "qmon.yaml"
 
@@ -56,6 +57,19 @@ def test_values_have_units() -> None:
     assert (config.ring.size, config.capture.bytes) == (1 << 20, 4096)
     assert config.stats.interval == 0.25
     assert config.events == ("READ", "WRITE")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1h30m", 5400), ("1d1ms", 86400.001), ("30ms", 0.03), ("1.5m", 90)]
+)
+def test_a_time_may_have_parts(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "30m1h", "5m5m", "1h 30m"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a time such as"):
+        parse_seconds(text)
 
 
 def test_every_fault_is_told_at_once_with_its_line() -> None:
