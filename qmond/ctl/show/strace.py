@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Mapping
+from datetime import tzinfo
 from string import Formatter
 from typing import Any, Final
 
-from qmond.ctl.show.render import ASIDE, moment, quoted
+from qmond.ctl.show.render import ASIDE, moment, name_of, pid_of, quoted
 from qmond.ctl.show.text import printable
 from qmond.events.calls import CALLS
 from qmond.events.fields import Event, Field, Form
@@ -28,13 +29,12 @@ _TYPES: Final = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 5: "SOCK_SEQP
 _FLAGS: Final = {0o2000000: "SOCK_CLOEXEC", 0o4000: "SOCK_NONBLOCK"}
 
 
-def line(event: _Line) -> str:
-    """Return one line, without its end."""
-    name = str(event.get("event") or event.get("evt") or "?")
-    pid = event.get("pid", event.get("parent", event.get("prev_pid")))
-    text = "".join(part(event) for part in _PARTS.get(name, (_plain,)))
-    who = "" if pid in (None, -1) else f"[pid {pid}] "
-    return printable(f"{who}{moment(event)} {text}")
+def line(event: _Line, zone: tzinfo | None = None) -> str:
+    """Return one line, without its end; `zone` is that of the time, None for the system's."""
+    pid = pid_of(event)
+    text = "".join(part(event) for part in _PARTS.get(name_of(event), (_plain,)))
+    who = f"[pid {pid}] " if pid else ""
+    return printable(f"{who}{moment(event, zone)} {text}")
 
 
 def _plain(event: _Line) -> str:

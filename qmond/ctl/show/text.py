@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from qmond.escape import json_bytes
 
 __all__ = ["age", "columns", "cut", "json_text", "pad", "printable", "tree_lines", "width"]
 
 _Node = TypeVar("_Node")
+_WIDE: Final = frozenset({*range(0x3248, 0x3250), *range(0x4DC0, 0x4E00)})
+"""Ambiguous in Unicode's table, and two columns wide for glibc's wcwidth(3)."""
+_EMOJI: Final = "\ufe0f"
+"""After some characters it makes these an emoji, which many terminals show a column wider."""
 
 
 def printable(text: str) -> str:
@@ -26,22 +30,28 @@ def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def width(text: str) -> int:
-    """Return the width of a printable text on a terminal, in columns."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
+    """Return the width of a printable text on a terminal, in columns: never too little."""
+    return len(text) if text.isascii() else sum(map(_width, text))
+
+
+def _width(char: str) -> int:
+    if unicodedata.category(char) in {"Mn", "Me"}:
+        return int(char == _EMOJI)
+    return 1 + (unicodedata.east_asian_width(char) in "WF" or ord(char) in _WIDE)
 
 
 def cut(text: str, columns: int) -> str:
     """Return a printable text, cut to a width in columns; `…` marks the cut."""
     if width(text) <= columns:
         return text
-    while text and width(text) >= columns:
-        text = text[: min(len(text) - 1, columns)]
-    return text + "…" if columns > 0 else ""
+    if text.isascii():
+        return text[: max(0, columns - 1)] + "…" * (columns > 0)
+    left = columns - 1
+    for at, char in enumerate(text):
+        left -= _width(char)
+        if left < 0:
+            return text[:at] + "…" * (columns > 0)
+    raise AssertionError("it is wider than that")
 
 
 def pad(text: str, columns: int) -> str:
