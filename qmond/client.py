@@ -125,9 +125,9 @@ class Client:
     def tail(self, **choice: Unpack[Choice]) -> Iterator[bytes]:
         """Yield the lines that match a Choice, as JSON without the newline.
 
-        With `follow=False`, the iterator ends after the last past line. Otherwise it ends when the
-        daemon stops. Raises RequestError at the call if the daemon refuses the request, and
-        ProtocolError while iterating if the connection or the tail fails.
+        With `follow=False`, the iterator ends after the last past line. Otherwise it ends after
+        `until`, or when the daemon stops. Raises RequestError at the call if the daemon refuses the
+        request, and ProtocolError while iterating if the connection or the tail fails.
         """
         self.request("tail", **choice)
         return self._lines()
@@ -252,10 +252,10 @@ def follow(
 ) -> Generator[bytes, None, None]:
     """Yield lines as `Client.tail` does, across restarts of the daemon, each line once.
 
-    The generator does not end by itself. It connects when the first line is requested. `choose` is
-    called after each connect; what it returns overrides `choice`. `on_retry` is called with each
-    error before the generator connects again. Raises QmondError if the first connect fails, or if
-    lines have no `seq`; RequestError if the daemon refuses the request.
+    The generator ends after `until`, otherwise not by itself. It connects when the first line is
+    requested. `choose` is called after each connect; what it returns overrides `choice`. `on_retry`
+    is called with each error before the generator connects again. Raises QmondError if the first
+    connect fails, or if lines have no `seq`; RequestError if the daemon refuses the request.
     """
     cursor = Cursor(choice)
     while True:
@@ -265,6 +265,8 @@ def follow(
                 for line in client.tail(**cursor.ask(client.about, changes)):
                     cursor.take(line)
                     yield line
+            if cursor.is_over():
+                return
         except QmondError as error:
             if not cursor.may_retry(error):
                 raise
@@ -297,6 +299,8 @@ async def follow_async(
                     async for line in lines:
                         cursor.take(line)
                         yield line
+            if cursor.is_over():
+                return
         except QmondError as error:
             if not cursor.may_retry(error):
                 raise
@@ -384,6 +388,6 @@ def _message(path: Path, line: bytes) -> dict[str, Any]:
         raise ProtocolError(f"{path}: the daemon sent a line that is not JSON: {error}") from error
     if not isinstance(message, dict):
         raise ProtocolError(f"{path}: the daemon sent a line that is not a JSON object")
-    if "error" in message:
-        raise RequestError(message["error"]["class"], message["error"]["message"])
+    if fault := message.get("error"):
+        raise RequestError(fault["class"], fault["message"], fault.get("column"))
     return message

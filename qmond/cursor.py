@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, Final, TypedDict, cast
 
 from qmond.errors import ProtocolError, QmondError, RequestError
@@ -47,6 +48,8 @@ class Choice(TypedDict, total=False):
     """The number of the first line."""
     since: str | None
     """A time (RFC 3339), or an age such as 5m."""
+    until: str | None
+    """End at this time, which is given likewise and may be to come."""
     last: int | None
     """How many past lines to begin with."""
     follow: bool
@@ -65,6 +68,7 @@ class Cursor:
         self._choice = _with_lists(choice)
         self._boot_id: str | None = None
         self._last: int | None = None
+        self._until: str | None = None
         self._behind = 0
         """Connects in a row that found the daemon behind."""
 
@@ -77,6 +81,7 @@ class Cursor:
         """
         choice = _with_lists(self._choice | changes)
         _check(choice)
+        self._until = choice.get("until")
         newest: int = about["newest"]
         before, self._boot_id = self._boot_id, about["boot_id"]
         if before is None and (first := choice.get("from_seq")) is not None:
@@ -108,6 +113,15 @@ class Cursor:
                 hint="set `fields: full` in its configuration",
             )
         self._last = int(seq[1])
+
+    def is_over(self) -> bool:
+        """Whether a tail that has ended came to its `until`: otherwise the daemon has stopped."""
+        if self._until is None:
+            return False
+        try:
+            return datetime.fromisoformat(self._until) <= datetime.now(UTC)
+        except ValueError:  # an age
+            return True
 
     def may_retry(self, error: QmondError) -> bool:
         """Whether to connect again after an error.

@@ -65,8 +65,12 @@ class ProtocolError(QmondError):
 
 
 class RequestError(ProtocolError):
-    """The daemon refused a request. `kind` is the class of the error, for programs."""
+    """The daemon refused a request. `kind` is the class of the error, for programs.
 
-    def __init__(self, kind: str, message: str) -> None:
+    `column` is where an expression has its fault, counted from 1, where that is known.
+    """
+
+    def __init__(self, kind: str, message: str, column: int | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.column = column

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -247,6 +248,35 @@ def test_a_daemon_that_was_killed_may_be_behind(tmp_path: Path, kind: type[Follo
         follower.run()
     assert [request["args"]["from_seq"] for request in asked] == [10, 12]
     assert follower.told == ["the daemon is still writing the lines again that it had sent"] * 2
+
+
+@both
+def test_the_end_is_a_time(tmp_path: Path, kind: type[Follower]) -> None:
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for over in ("2023-11-14T22:13:20Z", "5m"):
+        follower = kind(tmp_path / "s")
+        with peers(tmp_path / "s", (hello(4), TAIL + lines(5) + END)):
+            follower.run(until=over)
+        assert (follower.got, follower.told) == (lines(5).splitlines(), [])
+    follower, stopped = kind(tmp_path / "s"), (hello(4), TAIL + END)
+    with (
+        peers(tmp_path / "s", stopped, (hello(4), OVER)) as asked,
+        pytest.raises(RequestError, match="over"),
+    ):
+        follower.run(until=later)
+    assert [request["args"]["until"] for request in asked] == [later, later]
+
+
+def test_a_fault_has_its_column(tmp_path: Path) -> None:
+    fault = b'{"id":1,"error":{"class":"BadArgument","message":"where: x","column":6}}\n'
+    found = []
+    for answer in (fault, OVER):
+        with peer(tmp_path / "s", HELLO, answer), Client(tmp_path / "s") as client:
+            try:
+                client.tail(where="fd ==")
+            except RequestError as error:
+                found.append(error.column)
+    assert found == [6, None]
 
 
 @both
