@@ -27,6 +27,7 @@ from qmond.ctl import (
     top,
     tree,
 )
+from qmond.ctl.commandline import joined
 from qmond.errors import QmondError
 
 __all__ = ["main", "parser"]
@@ -64,7 +65,8 @@ _VERBS: Final[dict[str, Verb]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Run qmonctl; returns the exit status. The default arguments are those of the command line."""
     qmonctl = parser()
-    options = qmonctl.parse_args(arguments, argparse.Namespace(parser=qmonctl))
+    words = joined(sys.argv[1:] if arguments is None else arguments)
+    options = qmonctl.parse_args(words, argparse.Namespace(parser=qmonctl))
     try:
         return _VERBS[options.verb].run(options)
     except QmondError as error:

@@ -1,46 +1,72 @@
 """Print events, as they happen or from the log.
 
 qmonctl tail                                   everything, from now on
+qmonctl tail -n 20 --event file,net            the last 20 lines of these groups, then on
 qmonctl tail --event READ,WRITE                content that guests read and wrote
-qmonctl tail --not-event SCHED_SWITCH --last 20
-qmonctl tail --tree 4711 --strace              a process and its descendants, as strace prints
+qmonctl tail --not-event SCHED_SWITCH -c 100   ends after 100 lines
+qmonctl tail --tree 4711 -o strace             a process and its descendants, as strace prints
+qmonctl tail --since 11:56 --until 11:58:30    a time that tail has printed can be given back
 qmonctl tail --since 5m --no-follow --guest '*/busybox'
 qmonctl tail --where 'fd == 0 && buf.contains("passwd")'
 qmonctl tail --follow=retry | shipper          continues after a restart of the daemon
 qmonctl tail | jq 'select(.arch=="arm")'
 
-On a terminal, lines are formatted for people, and cut to its width. In a pipe, they are JSON, as in
-the log. --where takes a CEL expression over the keys of a line: see `qmonctl events`.
+On a terminal, lines are formatted for people, and cut to its width. SCHED_SWITCH, which would be
+most of them, is left out there unless --event asks for it, by its name or by a group's. In a pipe,
+lines are JSON, as in the log. --where takes a CEL expression over the keys of a line: see
+`qmonctl events`.
+
+A time is 11:56 or 11:56:03.5, 2026-11-23 or '2026-11-23 08:30', 2026-11-23T08:30:00Z, @1700000000,
+now, today, yesterday, or an age: 5m, 1h30m, '2d ago'; +5m is to come. A time of day is of today;
+after --since, one that is to come is of yesterday.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, tzinfo
 from functools import partial
 from itertools import islice
+from typing import Final, NamedTuple
 
-from qmond.client import Choice, Client, follow
-from qmond.ctl.show import render, strace
-from qmond.errors import QmondError
+from qmond.client import Choice, Client
+from qmond.ctl.following import once, retrying
+from qmond.ctl.show.printing import FORMS, Short, TerminalWidth, printer
+from qmond.ctl.show.text import pointed
+from qmond.ctl.waiting import remark
+from qmond.ctl.when import parse_when, rfc3339
+from qmond.errors import QmondError, RequestError
 
 __all__ = ["add_arguments", "event_names", "run"]
+
+_LINES: Final = 10
+"""How many lines of the past, where nothing else is asked for: as tail(1)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    which = parser.add_argument_group("which events")
-    for option, meaning in (("--event", "only"), ("--not-event", "all except")):
-        which.add_argument(
-            option,
-            action="append",
-            metavar="NAME",
-            help=f"{meaning} these events: a comma-separated list, or several times",
-        )
+    parser.set_defaults(refuse=parser.error)
+    _add_choice(parser.add_argument_group("which events"))
+    _add_times(parser.add_argument_group("when"))
+    _add_output(parser.add_argument_group("output"))
+
+
+def _add_choice(which: argparse._ArgumentGroup) -> None:
+    which.add_argument(
+        "--event",
+        action="append",
+        metavar="NAME",
+        help="only these events or groups: a comma-separated list, or several times; "
+        "-NAME leaves one out: --event=-SCHED_SWITCH",
+    )
+    which.add_argument(
+        "--not-event",
+        action="append",
+        metavar="NAME",
+        help="all except these: a comma-separated list, or several times",
+    )
     which.add_argument(
         "--pid",
         action="append",
@@ -59,22 +85,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guest", metavar="GLOB", help="only guests whose path matches, such as */sh"
     )
     which.add_argument("--where", metavar="CEL", help="only lines for which this is true")
-    when = parser.add_argument_group("when").add_mutually_exclusive_group()
-    when.add_argument(
-        "--last", type=_count, metavar="COUNT", help="begin with this many past events"
+
+
+def _add_times(when: argparse._ArgumentGroup) -> None:
+    start = when.add_mutually_exclusive_group()
+    start.add_argument(
+        "-n",
+        "--lines",
+        "--last",
+        dest="last",
+        type=_count,
+        metavar="N",
+        help="begin with the last N lines",
     )
-    when.add_argument(
+    start.add_argument(
         "--since",
         metavar="WHEN",
-        help="begin at a time: 2026-11-23T08:30:00Z, or 5m for 5 minutes ago",
+        help="begin at a time, such as 11:56, 2026-11-23T08:30:00Z, or 5m for 5 minutes ago",
     )
-    when.add_argument(
+    start.add_argument(
         "--from-seq", type=int, metavar="SEQ", help="begin with the line that has this number"
     )
-    parser.add_argument("-n", type=_count, metavar="COUNT", help="end after this many events")
-    end = parser.add_mutually_exclusive_group()
+    when.add_argument("--until", metavar="WHEN", help="end at a time, which may be to come")
+    when.add_argument("-c", "--count", type=_count, metavar="N", help="end after N lines")
+    when.add_argument("-f", action="store_true", dest="f", help="wait for new lines, the default")
+    end = when.add_mutually_exclusive_group()
     end.add_argument(
-        "--no-follow", action="store_true", help="end when all past events are printed"
+        "--no-follow",
+        action="store_true",
+        help="end when all past lines are printed: the last 10, if no other start is given",
     )
     end.add_argument(
         "--follow",
@@ -82,9 +121,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="once",
         help="retry: reconnect when the daemon restarts, and miss nothing (default: once)",
     )
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="print JSON, as in a pipe")
-    output.add_argument("--strace", action="store_true", help="print calls as strace does")
+
+
+def _add_output(output: argparse._ArgumentGroup) -> None:
+    form = output.add_mutually_exclusive_group()
+    form.add_argument(
+        "-o",
+        "--output",
+        choices=FORMS,
+        help="short: for people, the default on a terminal; json: as in the log, the default in a "
+        "pipe; strace: as strace prints; cat: only the event and its values, for diff",
+    )
+    for name in ("json", "strace"):
+        form.add_argument(
+            f"--{name}", action="store_const", const=name, dest="output", help=f"-o {name}"
+        )
     output.add_argument(
         "--fields",
         action="append",
@@ -95,36 +146,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--color",
         choices=("auto", "always", "never"),
         default="auto",
-        help="auto: colours on a terminal, unless $NO_COLOR is set (default: %(default)s)",
+        help="colours of -o short; auto: on a terminal, unless $NO_COLOR is set "
+        "(default: %(default)s)",
     )
+    output.add_argument("--no-trunc", action="store_true", help="do not cut lines")
+    output.add_argument("--utc", action="store_true", help="show times in UTC, and take them so")
+
+
+class _Times(NamedTuple):
+    """The times of one run. `zone` is None for the system's."""
+
+    now: datetime
+    zone: tzinfo | None
+    since: datetime | None
+    until: datetime | None
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print lines until the daemon stops, or -n is reached."""
-    lines = _retrying(options) if options.follow == "retry" else _once(options)
-    formatted = _formatter(options)
+    """Print lines until --until or --count; raises QmondError if the daemon goes before."""
+    if options.f and options.no_follow:
+        options.refuse("argument -f: not allowed with argument --no-follow")
+    times, terminal = _times(options), sys.stdout.isatty()
+    form = options.output or ("short" if terminal else "json")
+    choice = _choice(options, times, switches=not (terminal and form == "short"))
+    begin = retrying if options.follow == "retry" else once
+    look = partial(_look, choice)
+    lines = begin(options.socket, choice, until=times.until, look=look, say=_say)
+    printed = printer(form, _short(options, times, terminal=terminal), times.zone)
     out = sys.stdout.buffer
-    for line in islice(lines, options.n):
-        out.write(formatted(line) + b"\n")
-        out.flush()
+    try:
+        for line in islice(lines, options.count):
+            out.write(printed(line) + b"\n")
+            out.flush()
+    except RequestError as error:
+        if options.where and error.column:
+            error.hint = pointed(options.where, error.column).replace("\n", "\n  ")
+        raise
     return 0
-
-
-def _once(options: argparse.Namespace) -> Iterator[bytes]:
-    with Client(options.socket) as client:
-        yield from client.tail(**_choice(options, client))
-
-
-def _retrying(options: argparse.Namespace) -> Iterator[bytes]:
-    fields = _split(options.fields)
-    if fields and "seq" not in fields:
-        raise QmondError("--follow=retry needs the number of each line: add seq to --fields")
-
-    def report(error: QmondError) -> None:
-        sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
-
-    # _choice is called after each connect: the daemon may have another configuration
-    return follow(options.socket, choose=partial(_choice, options), on_retry=report)
 
 
 def event_names(values: list[str] | None) -> list[str] | None:
@@ -132,58 +190,75 @@ def event_names(values: list[str] | None) -> list[str] | None:
     return [name.upper() for name in _split(values) or ()] or None
 
 
-def _events(options: argparse.Namespace, client: Client) -> list[str] | None:
-    """Return the events to request; None for all of them."""
-    included = event_names(options.event)
-    excluded = set(event_names(options.not_event) or ())
-    if not excluded:
-        return included
-    known = [event["name"] for event in client.events()]
-    if unknown := sorted(excluded - set(known)):
-        hint = "`qmonctl events` lists all"
-        raise QmondError(f"--not-event: unknown: {', '.join(unknown)}", hint=hint)
-    off = set(known) - set(client.config()["events"])
-    return [name for name in included or known if name not in excluded | off]
+def _say(text: str) -> None:
+    sys.stderr.write(f"qmonctl: {text}\n")
 
 
-def _choice(options: argparse.Namespace, client: Client) -> Choice:
+def _look(choice: Choice, client: Client) -> str:
+    is_seen = choice["follow"] and sys.stderr.isatty()
+    return remark(client, choice) if is_seen else ""
+
+
+def _short(options: argparse.Namespace, times: _Times, *, terminal: bool) -> Short:
+    no_color = "NO_COLOR" in os.environ  # no-color.org
+    colour = options.color == "always" or (options.color == "auto" and terminal and not no_color)
+    width = TerminalWidth() if terminal and not options.no_trunc else lambda: None
+    return Short(width=width, colour=colour, zone=times.zone, now=times.now)
+
+
+def _times(options: argparse.Namespace) -> _Times:
+    now, zone = datetime.now(UTC), UTC if options.utc else None
+    found: dict[str, datetime | None] = {"since": None, "until": None}
+    for name in found:
+        if (text := getattr(options, name)) is not None:
+            try:
+                found[name] = parse_when(text, now=now, zone=zone, end=name == "until")
+            except ValueError as error:
+                options.refuse(f"argument --{name}: {error}")
+    since, until = found["since"], found["until"]
+    if since and until and since > until:
+        options.refuse("argument --until: it is before --since")
+    return _Times(now, zone, since, until)
+
+
+def _choice(options: argparse.Namespace, times: _Times, *, switches: bool) -> Choice:
+    if options.follow == "retry" and options.fields and "seq" not in _split(options.fields):
+        raise QmondError("--follow=retry needs the number of each line: add seq to --fields")
+    has_start = not (options.last is options.since is options.from_seq is None)
+    is_past = options.no_follow or (times.until is not None and times.until <= times.now)
     return {
-        "events": _events(options, client),
+        "events": _events(_split(options.event), _split(options.not_event), switches=switches),
         "pids": options.pid,
         "tree": options.tree,
-        "arch": _split(options.arch),
+        "arch": _split(options.arch) or None,
         "guest": options.guest,
         "where": options.where,
-        "fields": _split(options.fields),
+        "fields": _split(options.fields) or None,
         "from_seq": options.from_seq,
-        "since": options.since,
-        "last": options.last,
+        "since": rfc3339(times.since) if times.since else None,
+        "until": rfc3339(times.until) if times.until else None,
+        "last": _LINES if is_past and not has_start else options.last,
         "follow": not options.no_follow,
     }
 
 
-def _split(values: list[str] | None) -> list[str] | None:
-    return [item for value in values for item in value.split(",")] if values else None
+def _events(included: list[str], excluded: list[str], *, switches: bool) -> list[str] | None:
+    """Return the words that stand for the events to request; None for all of them.
+
+    `switches` says whether SCHED_SWITCH is meant where no event is asked for.
+    """
+    words = [*included, *(f"-{name}" for name in excluded)]
+    if all(word.startswith("-") for word in included):
+        words += [] if switches else ["-SCHED_SWITCH"]
+        words = ["all", *words] if words else []
+    return words or None
 
 
-def _formatter(options: argparse.Namespace) -> Callable[[bytes], bytes]:
-    if options.strace:
-        return lambda line: strace.line(json.loads(line)).encode()
-    terminal = sys.stdout.isatty()
-    if options.json or not (terminal or options.color == "always"):
-        return lambda line: line
-    no_color = "NO_COLOR" in os.environ  # no-color.org
-    colour = options.color == "always" or (options.color == "auto" and terminal and not no_color)
-
-    def formatted(line: bytes) -> bytes:
-        width = shutil.get_terminal_size().columns if terminal else None
-        return render.line(json.loads(line), width=width, colour=colour).encode()
-
-    return formatted
+def _split(values: list[str] | None) -> list[str]:
+    return [item for value in values or () for item in value.split(",")]
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError
-    return count
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"a number of lines is expected, not {text!r}")
+    return int(text)

@@ -301,9 +301,9 @@ def test_tail_by_pid_prints_that_process_alone(qmond: StartQmond, build: Build) 
         }
 
 
-def test_tail_ends_after_n_and_when_its_reader_goes(qmond: StartQmond, build: Build) -> None:
+def test_tail_ends_after_a_count_and_when_its_reader_goes(qmond: StartQmond, build: Build) -> None:
     daemon = qmond()
-    counted, piped = tail(daemon, "-n", "3"), tail(daemon)
+    counted, piped = tail(daemon, "-c", "3"), tail(daemon)
     assert piped.stdout is not None
     piped.stdout.close()
     subprocess.run(["qemu-aarch64-static", build("waits", "aarch64")], input=b"f", check=True)

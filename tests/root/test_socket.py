@@ -258,9 +258,9 @@ def test_the_verbs_of_qmonctl(qmond: StartQmond) -> None:
     assert Path(daemon.ctl("rotate").stdout.strip()).exists()
     past = daemon.ctl("tail", "--since", "1h", "--no-follow", "--event", "start", "--json")
     assert json.loads(past.stdout)["event"] == "START"
-    shown = daemon.ctl("tail", "--last", "1", "--no-follow", "--color", "always").stdout
+    shown = daemon.ctl("tail", "--last", "1", "--no-follow", "-o", "short").stdout
     assert re.search(r"START\b.*message=\"Dynamic QEMU-user monitor started\"", shown)
     refused = daemon.ctl("tail", "--where", "fd ==")
     assert refused.returncode == 1
     assert "where: column 6" in refused.stderr
-    assert "unknown: NOSUCH" in daemon.ctl("tail", "--not-event", "NOSUCH").stderr
+    assert "NOSUCH" in daemon.ctl("tail", "--not-event", "NOSUCH").stderr

@@ -29,7 +29,7 @@ def test_apt_and_systemctl_are_all_it_takes(fresh_machine: Machine, package: Pat
     fresh_machine.run(f"{apt} update && {apt} install /root/qmond.deb", timeout=600)
     fresh_machine.run("systemctl start qmond")
     with fresh_machine.started(GUEST):
-        said = fresh_machine.run("qmonctl tail -n 5")
-        wrote = fresh_machine.run("qmonctl tail -n 1 --event WRITE")
+        said = fresh_machine.run("qmonctl tail -c 5")
+        wrote = fresh_machine.run("qmonctl tail -c 1 --event WRITE")
     assert len([json.loads(line)["seq"] for line in said.splitlines()]) == 5
     assert json.loads(wrote)["buf"] == "tick\n"

@@ -8,7 +8,17 @@ from typing import Any, Final, TypeVar
 
 from qmond.escape import json_bytes
 
-__all__ = ["age", "columns", "cut", "json_text", "pad", "printable", "tree_lines", "width"]
+__all__ = [
+    "age",
+    "columns",
+    "cut",
+    "json_text",
+    "pad",
+    "pointed",
+    "printable",
+    "tree_lines",
+    "width",
+]
 
 _Node = TypeVar("_Node")
 _WIDE: Final = frozenset({*range(0x3248, 0x3250), *range(0x4DC0, 0x4E00)})
@@ -57,6 +67,14 @@ def cut(text: str, columns: int) -> str:
 def pad(text: str, columns: int) -> str:
     """Return a printable text, padded with spaces to a width in columns."""
     return text + " " * (columns - width(text))
+
+
+def pointed(text: str, column: int) -> str:
+    """Return a text, as far as it fits a terminal, and a line with `^` below a column, from 1."""
+    before, after = printable(text[: column - 1]), printable(text[column - 1 :])
+    if len(before) > 40:
+        before = "…" + before[-39:]
+    return f"{before}{cut(after, 30)}\n{' ' * width(before)}^"
 
 
 def age(seconds: float) -> str:

@@ -1,0 +1,24 @@
+"""The words of a command line, before argparse takes one for an option that is a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+__all__ = ["joined"]
+
+_OPTIONS: Final = frozenset({"--event", "--not-event", "--since", "--until"})
+"""Options whose value may begin with a hyphen: `-SCHED_SWITCH`, `-5m`."""
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """Return the words with such a value joined to its option: `--event=-SCHED_SWITCH`."""
+    found: list[str] = []
+    end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        is_value = word.startswith("-") and not word.startswith("--")
+        if is_value and found and found[-1] in _OPTIONS:
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return [*found, *words[end:]]
