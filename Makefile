@@ -1,5 +1,5 @@
 # Everything is in script/, which needs no make; this forwards to it.
-.PHONY: setup demo test check fuzz generate bench scenarios faults attacks install uninstall deb
+.PHONY: setup demo test check fuzz generate screens bench scenarios faults attacks install uninstall deb
 
 setup demo test:
 	script/$@
@@ -27,6 +27,10 @@ attacks:
 faults:
 	script/setup test
 	.venv/bin/python tests/root/faults.py --out docs/faults.md
+
+screens:
+	script/setup test
+	PYTHONPATH=tests .venv/bin/python tests/ctl/screens.py --out docs/screens.md
 
 generate:
 	script/setup run
