@@ -108,7 +108,7 @@ def _add_times(when: argparse._ArgumentGroup) -> None:
     )
     when.add_argument("--until", metavar="WHEN", help="end at a time, which may be to come")
     when.add_argument("-c", "--count", type=_count, metavar="N", help="end after N lines")
-    when.add_argument("-f", action="store_true", dest="f", help="wait for new lines, the default")
+    when.add_argument("-f", action="store_true", help="wait for new lines, the default")
     end = when.add_mutually_exclusive_group()
     end.add_argument(
         "--no-follow",

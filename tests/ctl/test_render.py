@@ -200,6 +200,12 @@ def glibc_width(text: str) -> int:
 
 
 def test_no_character_is_wider_than_it_is_taken_for() -> None:
+    assert [width(text) for text in ("e\u0301", "\u0e01\u0e31", "漢", "\u2764\ufe0f")] == [
+        1,
+        1,
+        2,
+        2,
+    ]
     for block in range(0, 0x110000, 16):
         text = "".join(filter(str.isprintable, map(chr, range(block, block + 16))))
         assert glibc_width(text) <= width(text), f"{block:x}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Final, TypeVar
 
 from qmond.escape import json_bytes
@@ -54,14 +56,8 @@ def cut(text: str, columns: int) -> str:
     """Return a printable text, cut to a width in columns; `…` marks the cut."""
     if width(text) <= columns:
         return text
-    if text.isascii():
-        return text[: max(0, columns - 1)] + "…" * (columns > 0)
-    left = columns - 1
-    for at, char in enumerate(text):
-        left -= _width(char)
-        if left < 0:
-            return text[:at] + "…" * (columns > 0)
-    raise AssertionError("it is wider than that")
+    widths = [*accumulate(map(_width, text))]
+    return text[: bisect_right(widths, columns - 1)] + "…" * (columns > 0)
 
 
 def pad(text: str, columns: int) -> str:
