@@ -388,6 +388,6 @@ def _message(path: Path, line: bytes) -> dict[str, Any]:
         raise ProtocolError(f"{path}: the daemon sent a line that is not JSON: {error}") from error
     if not isinstance(message, dict):
         raise ProtocolError(f"{path}: the daemon sent a line that is not a JSON object")
-    if fault := message.get("error"):
-        raise RequestError(fault["class"], fault["message"], fault.get("column"))
+    if "error" in message:
+        raise RequestError.parse(message["error"])
     return message

@@ -12,6 +12,8 @@ QmondError
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BtfError",
     "ConfigError",
@@ -67,10 +69,20 @@ class ProtocolError(QmondError):
 class RequestError(ProtocolError):
     """The daemon refused a request. `kind` is the class of the error, for programs.
 
-    `column` is where an expression has its fault, counted from 1, where that is known.
+    `line` and `column` say where an expression is wrong, both from 1; None where that is not known.
     """
 
-    def __init__(self, kind: str, message: str, column: int | None = None) -> None:
+    def __init__(
+        self, kind: str, message: str, *, line: int | None = None, column: int | None = None
+    ) -> None:
         super().__init__(message)
         self.kind = kind
+        self.line = line
         self.column = column
+
+    @classmethod
+    def parse(cls, found: dict[str, Any]) -> RequestError:
+        """Return the error that a refusal describes."""
+        return cls(
+            found["class"], found["message"], line=found.get("line"), column=found.get("column")
+        )

@@ -15,7 +15,7 @@ from peer import HELLO, hello, peer, peers
 
 from qmond.client import AsyncClient, Choice, Client, follow, follow_async
 from qmond.errors import ProtocolError, QmondError, RequestError
-from qmond.server.protocol import KEYS
+from qmond.server.arguments import KEYS
 
 
 def test_asks_and_tails(tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_the_same_for_asyncio(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_told_at_once(tmp_path: Path) -> None:
-    refusal = b'{"id":1,"error":{"class":"BadArgument","message":"pids: no"}}\n'
+    refusal = b'{"id":1,"error":{"class":"BadArgument","message":"pids: no","column":3}}\n'
     with peer(tmp_path / "s", HELLO, refusal), Client(tmp_path / "s") as client:
         with pytest.raises(RequestError, match="pids: no") as caught:
             client.tail(pids=[-1])
-        assert caught.value.kind == "BadArgument"
+        assert (caught.value.kind, caught.value.column) == ("BadArgument", 3)
 
 
 @pytest.mark.parametrize("greeting", [b"", b"SSH-2.0\n", b"[]\n", b'{"qmond":{"protocol":2}}\n'])

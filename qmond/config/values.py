@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from qmond.config.rules import Rule, compile_pattern
 from qmond.events.fields import Form
+from qmond.events.groups import resolve
 from qmond.events.records import PATTERN_MAX, PATTERN_WORDS
 from qmond.events.table import PUBLIC, STREAM_ONLY
 from qmond.units import parse_rate, parse_seconds, parse_size
@@ -208,31 +209,41 @@ def prefixes(least: int) -> Parser:
 
 
 def events(value: object) -> tuple[str, ...]:
-    """Parse `all`, or a list of event names."""
+    """Parse `all`, or a list of names of events and groups; `-NAME` takes out."""
     if value == "all":
         return ALL_EVENTS
     if not isinstance(value, list):
         raise ValueError("all, or a list of event names")
-    unknown = [name for name in value if name not in ALL_EVENTS]
-    if unknown:
-        names = ", ".join(ALL_EVENTS)
-        raise ValueError(f"event names; unknown: {', '.join(map(str, unknown))}; known: {names}")
-    return tuple(name for name in ALL_EVENTS if name in value)
+    return _named(value, ALL_EVENTS, "event names")
+
+
+def _named(words: list[object], names: tuple[str, ...], what: str) -> tuple[str, ...]:
+    try:
+        return tuple(resolve(map(str, words), names))
+    except ValueError as error:
+        raise ValueError(f"{what}; {error}") from error
 
 
 def limits(value: object) -> tuple[tuple[str, int], ...]:
-    """Parse a mapping of event names to rates."""
+    """Parse a mapping of event names to rates; the name of a group is for each of its events.
+
+    An event that is in several has the rate of the smallest.
+    """
     if not isinstance(value, dict):
         raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")
-    wrong = [str(name) for name in value if name not in LIMITABLE]
-    if wrong:
-        names = ", ".join(LIMITABLE)
-        raise ValueError(f"events that may be limited: {names}; not: {', '.join(wrong)}")
     parse = rate(1, 1_000_000_000)
-    try:
-        return tuple((name, parse(value[name])) for name in LIMITABLE if name in value)
-    except ValueError as error:
-        raise ValueError(f"for each event {error}") from error
+    found = []
+    for name in value:
+        if str(name).startswith("-"):
+            raise ValueError(f"names of events and groups; not {name}")
+        events = _named([name], LIMITABLE, "events that may be limited")
+        try:
+            found.append((events, parse(value[name])))
+        except ValueError as error:
+            raise ValueError(f"for each event {error}") from error
+    found.sort(key=lambda row: -len(row[0]))
+    rates = {name: most for events, most in found for name in events}
+    return tuple((name, rates[name]) for name in LIMITABLE if name in rates)
 
 
 def redact(value: object) -> tuple[Rule, ...]:
@@ -248,12 +259,10 @@ def redact(value: object) -> tuple[Rule, ...]:
         texts = [row.get("pattern"), row.get("guest", ""), row.get("path", "")]
         if not all(isinstance(text, str) for text in texts) or not isinstance(events, list):
             raise ValueError(f"pattern, guest and path as texts, events as a list; not {item!r}")
-        if wrong := [str(name) for name in events if name not in REDACTABLE]:
-            names = ", ".join(REDACTABLE)
-            raise ValueError(f"events with a text: {names}; not: {', '.join(wrong)}")
+        events = _named(events, REDACTABLE, "events with a text")
         try:
             compile_pattern(row["pattern"])
         except ValueError as error:
             raise ValueError(f"patterns of RE2; {row['pattern']!r}: {error}") from error
-        rules.append(Rule(row["pattern"], tuple(events), texts[1], texts[2]))
+        rules.append(Rule(row["pattern"], events, texts[1], texts[2]))
     return tuple(rules)

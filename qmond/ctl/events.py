@@ -1,7 +1,7 @@
 """Print all events, and their keys.
 
-qmonctl events                  the events, with their meanings
-qmonctl events READ EXIT        the keys of these events
+qmonctl events                  the events, with their groups and meanings
+qmonctl events READ net         the keys of these events, and of all events of a group
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 
 from qmond.ctl.show.text import columns, json_text
 from qmond.errors import QmondError
+from qmond.events.groups import resolve
 from qmond.events.schema import keys, table
 from qmond.events.table import BY_NAME, PUBLIC
 
@@ -19,7 +20,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="print the keys of these events")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="print the keys of these events, or of a group's"
+    )
     parser.add_argument(
         "--json", action="store_true", help="all events with their keys, as on the socket"
     )
@@ -30,13 +33,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json_text(table()))
         return 0
-    names = [name.upper() for name in options.names]
-    if unknown := [name for name in names if name not in BY_NAME or BY_NAME[name].internal]:
-        raise QmondError(f"unknown: {', '.join(unknown)}", hint="`qmonctl events` lists all")
-    if not names:
-        sys.stdout.write(columns([(event.name, event.when) for event in PUBLIC], ()))
-    for name in names:
-        event = BY_NAME[name]
+    try:
+        events = [BY_NAME[name] for name in resolve(options.names)]
+    except ValueError as error:
+        raise QmondError(str(error)) from error
+    if not events:
+        listed = [(event.name, str(event.group), event.when) for event in PUBLIC]
+        sys.stdout.write(columns(listed, ()))
+    for event in events:
         rows = [
             (f"  {field.key}", field.json or field.form.value, field.unit, field.meaning)
             for field in keys(event)

@@ -51,6 +51,7 @@ class Group(StrEnum):
     NET = "net"
     MEMORY = "memory"
     SIGNAL = "signal"
+    SCHED = "sched"
     DAEMON = "daemon"
     LOSS = "loss"
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from qmond.events.fields import Event, Field, Form
+from qmond.events.fields import Event, Field, Form, Group
+from qmond.events.groups import MEANINGS, groups
 from qmond.events.table import COMMON, PUBLIC, SCHEMA_VERSION
 from qmond.events.words import ALLOCATIONS, LAUNCHES
 
@@ -149,11 +150,18 @@ leaves them out.
 
 At the end of each line stand, with `fields: full`, these, the last ones where they apply:
 """
+_GROUPS: Final = """\
+The name of a group stands for its events wherever events are named, and `-NAME` takes an event or
+a group out: `events: [default, -SCHED_SWITCH]`, `--event net,EXEC`. A list that only takes out
+begins with `default`. Names may be in lower case.
+"""
+_OWN: Final = frozenset(Group)
+"""The groups whose events the page lists; those of the others show from their meaning."""
 
 
 def page(say: Say = str) -> str:
     """Return the reference page, in Markdown; `say` translates each of its texts."""
-    parts = [say(_HEAD), "\n", _table(COMMON, say)]
+    parts = [say(_HEAD), "\n", _table(COMMON, say), _groups(say)]
     for own, title in ((False, "The original's events"), (True, "qmond's own events")):
         parts.append(f"\n## {say(title)}\n")
         parts += [_section(event, say) for event in PUBLIC if event.own is own]
@@ -165,6 +173,15 @@ def page(say: Say = str) -> str:
         parts.append(f"\n## {say(title)}\n\n{head}\n|---|---|\n")
         parts += [f"| `{word}` | {say(meaning)} |\n" for word, meaning in words.items()]
     return "".join(parts)
+
+
+def _groups(say: Say) -> str:
+    head = f"| {' | '.join(say(title) for title in ('group', 'what is in it', 'events'))} |"
+    rows = [
+        f"| `{group}` | {say(MEANINGS[group])} | {', '.join(events) if group in _OWN else ''} |\n"
+        for group, events in groups().items()
+    ]
+    return f"\n## {say('Groups')}\n\n{say(_GROUPS)}\n{head}\n|---|---|---|\n{''.join(rows)}"
 
 
 def _section(event: Event, say: Say) -> str:
@@ -222,6 +239,7 @@ def table() -> list[dict[str, Any]]:
             "name": event.name,
             "when": event.when,
             "own": event.own,
+            "group": event.group,
             "fields": [_described(field) for field in keys(event)],
         }
         for event in PUBLIC

@@ -251,6 +251,7 @@ EVENTS: Final = (
         statistic=True,
         thread=False,
         process=False,
+        group=Group.MEMORY,
     ),
     Event(
         "MMAP_SUM",
@@ -267,6 +268,7 @@ EVENTS: Final = (
         statistic=True,
         thread=False,
         process=False,
+        group=Group.MEMORY,
     ),
     Event(
         "ALLOC_SUM",
@@ -283,6 +285,7 @@ EVENTS: Final = (
         statistic=True,
         thread=False,
         process=False,
+        group=Group.MEMORY,
     ),
     Event(
         "SCHED_SWITCH",
@@ -294,6 +297,7 @@ EVENTS: Final = (
         ),
         thread=False,
         other="tid",
+        group=Group.SCHED,
         strace="--- switch from {prev_pid} to {next_pid} ---",
     ),
     Event(

@@ -18,7 +18,7 @@ from typing import IO, Final, Self
 from qmond.log.files import Position, chunks
 from qmond.lognames import COMPRESSED, FRESH, LIVE, PLAIN, rotated_files
 
-__all__ = ["History", "number_of"]
+__all__ = ["History", "number_of", "time_of", "time_text"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,18 @@ def number_of(line: bytes) -> int:
     """Return the `seq` of a line, or 0."""
     found = _SEQ.search(line)
     return int(found[1]) if found else 0
+
+
+def time_of(line: bytes) -> bytes:
+    """Return the `time` of a line, or nothing."""
+    found = _TIME.search(line)
+    return found[1] if found else b""
+
+
+def time_text(moment: float) -> bytes:
+    """Return a time in seconds since 1970 as lines have it: texts of times compare as times."""
+    seconds, us = divmod(round(moment * 1_000_000), 1_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode() + b".%06dZ" % us
 
 
 class History:
@@ -70,12 +82,10 @@ class History:
 
     def since(self, moment: float) -> Iterator[bytes]:
         """Yield the lines from a time on, in seconds since 1970."""
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)).encode()
-        text += b".%06dZ" % (moment % 1 * 1_000_000)
+        text = time_text(moment)
 
         def is_before(line: bytes) -> bool:
-            found = _TIME.search(line)
-            return found is not None and found[1] < text
+            return b"" < time_of(line) < text
 
         begun = False
         for line in self._read(self._from(is_before)):

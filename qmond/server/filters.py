@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import translate
+from posixpath import basename
 from typing import Any, Final
 
 import orjson
@@ -20,7 +21,8 @@ from qmond.events.content import CONTENT_KEYS, without_content
 from qmond.events.fields import Event
 from qmond.events.table import EVENTS, NUMBER, STREAM_ONLY
 from qmond.events.tree import Tree
-from qmond.server.protocol import KEYS, Selection
+from qmond.server.arguments import KEYS
+from qmond.server.protocol import Selection
 
 __all__ = ["Filter"]
 
@@ -44,7 +46,7 @@ class Filter:
         """Raise RequestError where the expression is wrong, or has keys that are not for all."""
         self._selection = selection
         self._content = content
-        self._guest = re.compile(translate(selection.guest)) if selection.guest else None
+        self._guest = _Guest(selection.guest) if selection.guest else None
         self._tree = None if selection.tree is None else Tree(selection.tree)
         self._where = _Where(selection.where, content=content) if selection.where else None
 
@@ -79,13 +81,28 @@ class Filter:
             and bool(wanted.mask >> NUMBER[name] & 1)
             and (wanted.pids is None or not wanted.pids.isdisjoint(pids))
             and (wanted.arch is None or values.get("arch") in wanted.arch)
-            and (self._guest is None or bool(self._guest.match(values.get("guest") or "")))
+            and (self._guest is None or self._guest(values))
             and (self._where is None or self._where(values))
         )
 
 
 def _pids(name: str, values: dict[str, Any]) -> list[int]:
     return [values[key] for key in _PROCESSES[name] if key in values]
+
+
+class _Guest:
+    """A glob for guests: of their path, or if it has no slash, of their file name."""
+
+    def __init__(self, glob: str) -> None:
+        self._matches = re.compile(translate(glob)).match
+        self._names_file = "/" not in glob
+
+    def __call__(self, values: dict[str, Any]) -> bool:
+        for key in ("guest", "guest_path"):  # the second where the first is relative
+            path = values.get(key)
+            if path and self._matches(basename(path) if self._names_file else path):
+                return True
+        return False
 
 
 class _Where:
@@ -97,23 +114,20 @@ class _Where:
         try:
             self._program = cel.compile(text)
         except ValueError as error:
-            raise RequestError("BadArgument", f"where: {_with_column(str(error))}") from error
+            raise _not_parsed(text, str(error)) from error
         used = set(self._program.variables())
         for name in sorted(used & CONTENT_KEYS) if not content else ():
-            raise RequestError(  # whether a macro binds that name or not: no text can hide it
-                "Forbidden",
-                f"where: column {_column(text, name)}: {name} is content, which you may not see",
-            )
+            # whether a macro binds that name or not: no text can hide it
+            what = f"{name} is content, which you may not see"
+            raise _wrong(text, _place(text, name), what, kind="Forbidden")
         bound = {match[1] for match in _BOUND.finditer(_QUOTED.sub('""', text))}
         self._names = sorted(used - (bound - KEYS))
         for name in self._names:
             if name not in KEYS:
-                at = _column(text, name)
-                raise RequestError("BadArgument", f"where: column {at}: no line has a key {name}")
+                raise _wrong(text, _place(text, name), f"no line has a key {name}")
         for name in sorted(set(self._program.functions()) - _FUNCTIONS):
             if name.isidentifier():
-                at = _column(text, name)
-                raise RequestError("BadArgument", f"where: column {at}: there is no {name}()")
+                raise _wrong(text, _place(text, name), f"there is no {name}()")
 
     def __call__(self, values: dict[str, Any]) -> bool:
         try:
@@ -143,12 +157,28 @@ _QUOTED: Final = re.compile(
 """The texts and comments of an expression: nothing in them binds a name."""
 
 
-def _column(text: str, name: str) -> int:
-    found = re.search(rf"\b{re.escape(name)}\b", text)
-    return found.start() + 1 if found else 1
+def _place(text: str, name: str) -> tuple[int, int]:
+    """Return the line and column of a name in an expression, outside of texts and comments."""
+    bare = _QUOTED.sub(lambda match: re.sub(".", " ", match[0]), text)
+    found = re.search(rf"\b{re.escape(name)}\b", bare)
+    before = text[: found.start()] if found else ""
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def _with_column(message: str) -> str:
-    """Return a parser's error as `column 5: what`."""
-    found = re.search(r"<input>:\d+:(\d+): (?:Syntax error: )?([^\n]+)", message)
-    return f"column {found[1]}: {found[2]}" if found else message.splitlines()[0]
+def _not_parsed(text: str, message: str) -> RequestError:
+    """Return the refusal of an expression that CEL's parser does not take."""
+    found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n]+)", message)
+    if found is None:
+        return RequestError("BadArgument", f"where: {message.splitlines()[0]}")
+    return _wrong(text, (int(found[1]), int(found[2])), found[3])
+
+
+def _wrong(
+    text: str, place: tuple[int, int], what: str, *, kind: str = "BadArgument"
+) -> RequestError:
+    """Return the refusal of an expression, with the line where it has several, and the column."""
+    line, column = place
+    if "\n" not in text:
+        return RequestError(kind, f"where: column {column}: {what}", column=column)
+    message = f"where: line {line}, column {column}: {what}"
+    return RequestError(kind, message, line=line, column=column)

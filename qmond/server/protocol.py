@@ -2,39 +2,36 @@
 
 Newline-delimited JSON in the manner of QMP: the server greets, a request carries an `id` that its
 answer repeats, an error has a class for programs and a message for people, and unknown keys of a
-message are ignored. The arguments of `tail` are declared here, for both ends.
+message are ignored. What each argument of `tail` may be is in arguments.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
 
 from qmond.errors import ProtocolError, RequestError
-from qmond.events.table import FIELDS, NAMES, NUMBER, PUBLIC, STREAM_ONLY
+from qmond.events.schema import keys
+from qmond.events.table import NAMES, NUMBER, PUBLIC, STREAM_ONLY
 from qmond.events.tree import NEEDED
-from qmond.units import parse_seconds
+from qmond.server.arguments import ARGUMENTS, STARTS, Events
 
 __all__ = [
     "ANSWER_MAX",
     "EVERYTHING",
-    "KEYS",
-    "LAST_MAX",
     "LINE_MAX",
-    "PIDS_MAX",
     "PROTOCOL",
-    "WHERE_MAX",
+    "UNTIL_GRACE",
     "LineReader",
     "Request",
     "Selection",
     "answer",
     "answer_json",
     "check_arguments",
+    "described",
     "farewell",
     "greeting",
     "parse_request",
@@ -47,11 +44,8 @@ LINE_MAX: Final = 65536
 """Bytes: the longest request, its newline included."""
 ANSWER_MAX: Final = 4 << 20
 """Bytes of an answer: a list that would be longer is cut, and the answer says `truncated`."""
-LAST_MAX: Final = 100_000
-PIDS_MAX: Final = 1024
-WHERE_MAX: Final = 4096
-KEYS: Final = frozenset(field.key for field in FIELDS)
-"""Every key that a line can have."""
+UNTIL_GRACE: Final = 1.0
+"""Seconds by which a line may come after one with a later time."""
 
 
 class LineReader:
@@ -100,7 +94,7 @@ class Selection:
 
     Bit N of `mask` is event N. A field that is None excludes nothing. `tree` is a process whose
     descendants are meant too, `guest` a glob, `where` a CEL expression, `fields` the keys that are
-    left. `since` is in seconds since 1970, `last` in lines.
+    left. `since` and `until` are in seconds since 1970, `last` in lines.
     """
 
     mask: int
@@ -113,6 +107,7 @@ class Selection:
     from_seq: int | None = None
     since: float | None = None
     last: int | None = None
+    until: float | None = None
     follow: bool = True
 
     @property
@@ -123,7 +118,7 @@ class Selection:
     @property
     def is_plain(self) -> bool:
         """Whether only live lines are wanted, chosen by event and process alone."""
-        others = (self.tree, self.arch, self.guest, self.where, self.fields)
+        others = (self.tree, self.arch, self.guest, self.where, self.fields, self.until)
         return not self.of_the_past and all(other is None for other in others)
 
 
@@ -151,29 +146,44 @@ def parse_selection(args: dict[str, Any], configured: int, now: float) -> Select
 
     `now` is the time in seconds since 1970, which an age counts from. Raises RequestError.
     """
-    check_arguments("tail", args, _ARGUMENTS)
+    check_arguments("tail", args, ARGUMENTS)
     values: dict[str, Any] = {}
-    for name, parse in _ARGUMENTS.items():
+    for name, parse in ARGUMENTS.items():
         if args.get(name) is not None:
             try:
                 values[name] = parse(args[name])
             except ValueError as error:
                 raise RequestError("BadArgument", f"{name}: {error}") from error
-    events: list[str] | None = values.pop("events", None)
-    if "since" in values:
-        values["since"] = values["since"](now)
-    if sum(name in values for name in _STARTS) > 1:
-        raise RequestError(
-            "BadArgument", f"{', '.join(_STARTS)}: only one of them can be the start"
-        )
+    for name in {"since", "until"} & values.keys():
+        values[name] = values[name](now)
+    events: Events | None = values.pop("events", None)
     selection = Selection(mask=_mask(events, configured), **values)
-    if not selection.follow and not selection.of_the_past:
-        raise RequestError("BadArgument", f"follow: false needs one of {', '.join(_STARTS)}")
+    if fault := _fault(selection, events, configured, now):
+        raise RequestError("BadArgument", fault)
+    if selection.until is not None and selection.until + UNTIL_GRACE <= now:
+        return replace(selection, follow=False)
+    return selection
+
+
+def _fault(selection: Selection, events: Events | None, configured: int, now: float) -> str:
+    """Return what is wrong with arguments that are right one by one, or nothing."""
+    starts = [name for name in STARTS if getattr(selection, name) is not None]
+    if len(starts) > 1:
+        return f"{', '.join(STARTS)}: only one of them can be the start"
+    if not selection.follow and not starts:
+        return f"follow: false needs one of {', '.join(STARTS)}"
+    if selection.until is not None:
+        if selection.since is not None and selection.until < selection.since:
+            return "until: this is before since"
+        if not starts and selection.until < now:
+            return f"until: a time that is past needs one of {', '.join(STARTS)}"
     off = [name for name in NAMES if name in NEEDED and not configured >> NUMBER[name] & 1]
     if selection.tree is not None and off:
-        names = ", ".join(off)
-        raise RequestError("BadArgument", f"tree: {names} are switched off in the daemon's config")
-    return selection
+        return f"tree: {', '.join(off)} are switched off in the daemon's config"
+    for argument, (able, what) in _ABLE.items():
+        if getattr(selection, argument) is not None and events and able.isdisjoint(events.chosen):
+            return f"{argument}: no line of {', '.join(events.chosen)} has {what}"
+    return ""
 
 
 def check_arguments(op: str, args: Iterable[str], known: Iterable[str]) -> None:
@@ -184,105 +194,34 @@ def check_arguments(op: str, args: Iterable[str], known: Iterable[str]) -> None:
         raise RequestError("BadArgument", f"{', '.join(unknown)}: {op} {takes}")
 
 
-def _mask(events: list[str] | None, configured: int) -> int:
+def _mask(events: Events | None, configured: int) -> int:
+    """Return the events as bits; those that are off may be there only by a group's name."""
     if events is None:
         return EVERYTHING.mask
-    off = [name for name in events if not configured >> NUMBER[name] & 1]
-    off = [name for name in off if name not in STREAM_ONLY]
-    if off:
+    on = [name for name in events.chosen if name in STREAM_ONLY or configured >> NUMBER[name] & 1]
+    off = [name for name in events.chosen if name not in on]
+    if refused := [name for name in off if name in events.named or not on]:
         raise RequestError(
-            "BadArgument", f"events: switched off in the daemon's config: {', '.join(off)}"
+            "BadArgument", f"events: switched off in the daemon's config: {', '.join(refused)}"
         )
-    return sum(1 << NUMBER[name] for name in STREAM_ONLY.union(events))
+    return sum(1 << NUMBER[name] for name in STREAM_ONLY.union(on))
 
 
-# ---- arguments of tail: each raises ValueError with what was expected --------------------------
-
-
-def _events(value: object) -> list[str]:
-    names = [event.name for event in PUBLIC]
-    found = _strings(value, "event names")
-    if wrong := [name for name in found if name not in names]:
-        raise ValueError(f"unknown: {', '.join(wrong)}; there are {', '.join(sorted(names))}")
-    return found
-
-
-def _strings(value: object, what: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"a list of {what} is needed")
-    return value
-
-
-def _number(least: int, most: int, what: str) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{what} is needed, from {least} to {most}")
-        return value
-
-    return parse
-
-
-def _pids(value: object) -> frozenset[int]:
-    if not isinstance(value, list) or not all(type(pid) is int for pid in value):
-        raise ValueError("a list of process IDs is needed")
-    if len(value) > PIDS_MAX:
-        raise ValueError(f"at most {PIDS_MAX} process IDs; `tree` names a process and all below it")
-    return frozenset(value)
-
-
-def _glob(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 4096:
-        raise ValueError("a glob is needed, such as */sh")
-    return value
-
-
-def _where(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= WHERE_MAX:
-        raise ValueError(f"a CEL expression of at most {WHERE_MAX} characters is needed")
-    return value
-
-
-def _since(value: object) -> Callable[[float], float]:
-    """Return a function that gives the moment by the time that it is now."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            age = parse_seconds(value)
-            return lambda now: now - age
-        with contextlib.suppress(ValueError):
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is not None:
-                return lambda _now: moment.timestamp()
-    raise ValueError("a time such as 2026-11-23T08:30:00Z, or an age such as 5m, is needed")
-
-
-def _fields(value: object) -> frozenset[str]:
-    found = _strings(value, "keys")
-    if wrong := [key for key in found if key not in KEYS]:
-        raise ValueError(f"unknown: {', '.join(wrong)}; there are {', '.join(sorted(KEYS))}")
-    return frozenset(found)
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
-    return value
-
-
-_PID_MAX: Final = 1 << 22  # PID_MAX_LIMIT: include/linux/threads.h
-_ARGUMENTS: Final[dict[str, Callable[[Any], Any]]] = {
-    "events": _events,
-    "pids": _pids,
-    "tree": _number(1, _PID_MAX, "a process ID"),
-    "arch": lambda value: frozenset(_strings(value, "guest architectures")),
-    "guest": _glob,
-    "where": _where,
-    "fields": _fields,
-    "from_seq": _number(1, (1 << 63) - 1, "a line's number"),
-    "since": _since,
-    "last": _number(0, LAST_MAX, "a number of lines"),
-    "follow": _truth,
+_OF_A_PROCESS: Final = frozenset(
+    event.name
+    for event in PUBLIC
+    if event.is_recorded or any(field.key == "pid" for field in event.fields)
+)
+_OF_A_GUEST: Final = frozenset(
+    event.name for event in PUBLIC if any(field.key == "guest" for field in keys(event))
+)
+_ABLE: Final = {
+    "pids": (_OF_A_PROCESS, "a process"),
+    "tree": (_OF_A_PROCESS, "a process"),
+    "arch": (_OF_A_GUEST, "an architecture"),
+    "guest": (_OF_A_GUEST, "a guest"),
 }
-_STARTS: Final = ("from_seq", "since", "last")
+"""The events that an argument can match, and what the lines of all others lack."""
 
 
 # ---- the server's lines ------------------------------------------------------------------------
@@ -306,9 +245,20 @@ def answer_json(request: Request, text: bytes, *, truncated: bool) -> bytes:
 
 def refusal(request_id: object, error: ProtocolError) -> bytes:
     """Return the line that refuses a request."""
-    kind = error.kind if isinstance(error, RequestError) else "ProtocolError"
-    described = {"class": kind, "message": error.args[0]}
-    return orjson.dumps(_identified(request_id) | {"error": described}) + b"\n"
+    return orjson.dumps(_identified(request_id) | described(error)) + b"\n"
+
+
+def described(error: ProtocolError) -> dict[str, Any]:
+    """Return what a refusal says of an error."""
+    if not isinstance(error, RequestError):
+        return {"error": {"class": "ProtocolError", "message": error.args[0]}}
+    found = {
+        "class": error.kind,
+        "message": error.args[0],
+        "line": error.line,
+        "column": error.column,
+    }
+    return {"error": {key: value for key, value in found.items() if value is not None}}
 
 
 def farewell(request_id: object, reason: str) -> bytes:

@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,10 +31,10 @@ import orjson
 
 from qmond.errors import RequestError
 from qmond.log.files import Position
-from qmond.log.history import History
+from qmond.log.history import History, time_of, time_text
 from qmond.privileges import die_with_parent
 from qmond.server.filters import Filter
-from qmond.server.protocol import Selection, parse_selection
+from qmond.server.protocol import UNTIL_GRACE, Selection, described, parse_selection
 
 __all__ = ["CPU_MAX", "main"]
 
@@ -47,6 +48,10 @@ _EXPENDABLE: Final = "500"
 _NICE: Final = 15
 """The daemon's precedence for CPU time is not for its clients."""
 _CHUNK: Final = 1 << 16
+_MOMENT: Final = 0.2
+"""Seconds in which the front writes on, where it has more."""
+_LONG: Final = 60.0
+"""Seconds after which the clock is read again: it may be set while a reader waits."""
 
 LineFilter = Callable[[bytes], bytes | None]
 """Returns what the client gets of a line, or None."""
@@ -139,9 +144,9 @@ def _fork(fds: list[int], own: list[int], *, needs_cel: bool) -> int:
 def _read(source_fd: int, sink_fd: int) -> int:
     """Run a reader to its end; returns the exit status."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    source, sink = os.fdopen(source_fd, "rb"), os.fdopen(sink_fd, "wb")
+    source, sink = _Source(source_fd), os.fdopen(sink_fd, "wb")
     try:
-        _serve(orjson.loads(source.readline()), source, sink)
+        _serve(source.request(), source, sink)
         sink.flush()
     except BrokenPipeError:  # the front has hung up
         return 0
@@ -151,27 +156,29 @@ def _read(source_fd: int, sink_fd: int) -> int:
     return 0
 
 
-def _serve(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
+def _serve(request: dict[str, Any], source: _Source, sink: BinaryIO) -> None:
     """Answer the request, and write the chosen lines until there are no more."""
     try:
         selection = parse_selection(request["args"], request["configured"], request["now"])
         with _cpu_bounded():
             chosen = Filter(selection, content=request["content"])
     except RequestError as error:
-        sink.write(orjson.dumps({"error": {"class": error.kind, "message": error.args[0]}}) + b"\n")
+        sink.write(orjson.dumps(described(error)) + b"\n")
         sink.flush()
         return
     sink.write(b'{"ok":{}}\n')
     sink.flush()
     line_filter = _cpu_bounded_by_line(chosen) if selection.where else chosen
-    directory = Path(request["log"])
+    choose, directory = _Chooser(line_filter, selection.until), Path(request["log"])
     if selection.of_the_past:
         with History(directory, Position(*request["end"])) as history:
-            _write(_past(history, selection, line_filter), sink)
+            _write(_past(history, selection, choose), sink)
     chosen.add_members(request["members"])
-    if selection.follow:
-        for lines in _batches(source):
-            _write(_live(lines, directory, line_filter), sink)
+    if selection.follow and not choose.is_over:
+        for lines in source.batches(selection.until):
+            _write(_live(lines, directory, choose), sink)
+            if choose.is_over:
+                break
 
 
 @contextlib.contextmanager
@@ -194,44 +201,61 @@ def _cpu_bounded_by_line(chosen: Filter) -> LineFilter:
     return line_filter
 
 
-def _past(history: History, selection: Selection, line_filter: LineFilter) -> Iterator[bytes]:
+class _Chooser:
+    """Chooses lines by a filter, and by a time after which none is wanted.
+
+    `is_over` says that no line can come any more which is not after that time.
+    """
+
+    def __init__(self, line_filter: LineFilter, until: float | None) -> None:
+        self.is_over = False
+        self._filter = line_filter
+        self._last = b"" if until is None else time_text(until)
+        self._over = b"" if until is None else time_text(until + UNTIL_GRACE)
+
+    def __call__(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            if self._last and (when := time_of(line)) > self._last:
+                if when > self._over:
+                    self.is_over = True
+                    return
+                continue
+            if (kept := self._filter(line)) is not None:
+                yield kept
+
+
+def _past(history: History, selection: Selection, choose: _Chooser) -> Iterator[bytes]:
     """Return the chosen lines of the log."""
     if selection.last is not None:
         in_order = selection.tree is not None
-        return _last(history, selection.last, line_filter, in_order=in_order)
+        return _last(history, selection.last, choose, in_order=in_order)
     if selection.since is not None:
-        return _chosen(history.since(selection.since), line_filter)
+        return choose(history.since(selection.since))
     assert selection.from_seq is not None  # noqa: S101 - one of the three it is
-    return _chosen(history.numbers(selection.from_seq), line_filter)
+    return choose(history.numbers(selection.from_seq))
 
 
-def _last(
-    history: History, count: int, line_filter: LineFilter, *, in_order: bool
-) -> Iterator[bytes]:
+def _last(history: History, count: int, choose: _Chooser, *, in_order: bool) -> Iterator[bytes]:
     """Return the last chosen lines; a tree needs all lines of the log `in_order`."""
     found: deque[bytes] = deque()
     for lines in [history.lines()] if in_order else history.backwards():
-        newest = deque(_chosen(lines, line_filter), maxlen=count - len(found))
+        newest = deque(choose(lines), maxlen=count - len(found))
         found.extendleft(reversed(newest))
         if len(found) >= count:
             break
     return iter(found)
 
 
-def _live(lines: Iterable[bytes], directory: Path, line_filter: LineFilter) -> Iterator[bytes]:
+def _live(lines: Iterable[bytes], directory: Path, choose: _Chooser) -> Iterator[bytes]:
     """Yield the chosen lines of those that came, and of those that are to be read from the log."""
     for is_order, group in itertools.groupby(lines, lambda line: line.startswith(b"#")):
         if not is_order:
-            yield from _chosen(group, line_filter)
+            yield from choose(group)
             continue
         for line in group:
             first, last = map(int, line.split()[1:])
             with History(directory) as history:
-                yield from _chosen(history.numbers(first, last), line_filter)
-
-
-def _chosen(lines: Iterable[bytes], line_filter: LineFilter) -> Iterator[bytes]:
-    return (kept for line in lines if (kept := line_filter(line)) is not None)
+                yield from choose(history.numbers(first, last))
 
 
 def _write(lines: Iterable[bytes], sink: BinaryIO) -> None:
@@ -239,12 +263,44 @@ def _write(lines: Iterable[bytes], sink: BinaryIO) -> None:
     sink.flush()
 
 
-def _batches(source: BinaryIO) -> Iterator[list[bytes]]:
-    """Yield the whole lines that have come, until the other end is closed."""
-    rest = b""
-    while chunk := source.read1(_CHUNK):  # type: ignore[attr-defined] # of a BufferedReader
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield [line + b"\n" for line in lines]
+class _Source:
+    """What the front writes: the request, then the lines that come."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""  # the beginning of a line
+
+    def request(self) -> dict[str, Any]:
+        """Return the request. Raises BrokenPipeError where the front hangs up before that."""
+        while b"\n" not in self._rest:
+            chunk = os.read(self._fd, _CHUNK)
+            if not chunk:
+                raise BrokenPipeError
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        request: dict[str, Any] = orjson.loads(line)
+        return request
+
+    def batches(self, until: float | None) -> Iterator[list[bytes]]:
+        """Yield the whole lines that have come; ends when the front hangs up, or after `until`."""
+        while True:
+            *lines, self._rest = self._rest.split(b"\n")
+            yield [line + b"\n" for line in lines]
+            if until is not None and not self._await_more(until + UNTIL_GRACE):
+                return
+            chunk = os.read(self._fd, _CHUNK)
+            if not chunk:
+                return
+            self._rest += chunk
+
+    def _await_more(self, end: float) -> bool:
+        """Wait for lines; returns False where the time is over, and none has come for a moment."""
+        while True:
+            left = end - time.time()
+            if select.select([self._fd], [], [], min(max(left, _MOMENT), _LONG))[0]:
+                return True
+            if left <= 0:
+                return False
 
 
 if __name__ == "__main__":

@@ -75,8 +75,11 @@ class Tail:
         selection = parse_selection(request.args, settings.configured, time.time())
         if self.is_on:
             raise RequestError("Busy", "this connection tails already; stop ends that")
-        if not settings.numbered and (selection.from_seq or selection.since is not None):
-            raise RequestError("BadArgument", "from_seq, since: lines have no number and no time")
+        timed = (selection.since, selection.until)
+        if not settings.numbered and (selection.from_seq or timed != (None, None)):
+            raise RequestError(
+                "BadArgument", "from_seq, since, until: lines have no number and no time"
+            )
         newest = self._source.about().get("newest", 0)
         if selection.from_seq is not None and selection.from_seq > newest + 1:
             raise RequestError("BadArgument", f"from_seq: the newest line is {newest}")
@@ -192,7 +195,7 @@ class Tail:
         if "ok" in found:
             self._buffer.write(answer(self._request, found["ok"]))
         else:
-            error = RequestError(found["error"]["class"], found["error"]["message"])
+            error = RequestError.parse(found["error"])
             self.stop()
             self._buffer.write(refusal(self._request.id, error))
 

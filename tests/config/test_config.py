@@ -72,6 +72,23 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         parse_seconds(text)
 
 
+def test_groups_stand_for_their_events() -> None:
+    config = parse_config(
+        "events: [default, -SCHED_SWITCH, -loss]\n"
+        "journal: {events: [identity, connect]}\n"
+        "limits: {READ: 7/s, file: 5/s, all: 9/s, sched: 3/s}\n"
+        "redact: [{pattern: x, events: [process, -EXEC, READ]}]\n",
+        "x",
+    )
+    gone = {"SCHED_SWITCH", "LOST", "SUPPRESSED"}
+    assert config.events == tuple(name for name in Config().events if name not in gone)
+    assert config.journal.events == ("CONNECT", "SETUID")
+    rates = dict(config.limits)
+    assert (rates["READ"], rates["WRITE"], rates["CONNECT"], rates["SCHED_SWITCH"]) == (7, 5, 9, 3)
+    assert config.redact[0].events == ("READ",)
+    assert parse_config("limits: {sched: 3/s}", "x").limits == (("SCHED_SWITCH", 3),)
+
+
 def test_every_fault_is_told_at_once_with_its_line() -> None:
     text = (
         "ring:\n  size: 5M\n  colour: red\nfields: some\nlog: here\nsocket:\n  max_clients: true\n"
@@ -92,6 +109,13 @@ def test_every_fault_is_told_at_once_with_its_line() -> None:
     ("text", "what"),
     [
         ("events: [READ, REED]", "unknown: REED"),
+        ("events: [READ, 5]", "event names; unknown: 5; there are the groups all, default"),
+        ("events: [READ, -file]", "event names; no event is left: READ, -file"),
+        ("events: [DROPPED]", "unknown: DROPPED"),
+        ("limits: {loss: 5/s}", "events that may be limited; unknown: loss"),
+        ("limits: {-READ: 5/s}", "names of events and groups; not -READ"),
+        ("limits: {file: 5}", "for each event a rate such as"),
+        ("redact: [{pattern: x, events: [sched]}]", "events with a text; unknown: sched"),
         ("events: none", "all, or a list of event names"),
         ("capture: {bytes: 17K}", "a size from 0 to 16K"),
         ("capture: {bytes: -1}", "a size such as"),

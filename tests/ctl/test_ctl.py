@@ -1,5 +1,6 @@
 """qmonctl's words; what it does with a daemon the root tests show."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -176,11 +177,14 @@ def test_bash_takes_the_completion(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["events"]) == 0
-    assert "a monitored process ended" in capsys.readouterr().out
+    assert re.search(r"EXIT +process +a monitored process ended", capsys.readouterr().out)
     assert main(["events", "exit"]) == 0
     assert "signal" in capsys.readouterr().out
+    assert main(["events", "loss", "exit"]) == 0
+    keys = re.findall(r"^([A-Z]+): ", capsys.readouterr().out, re.MULTILINE)
+    assert keys == ["EXIT", "LOST", "SUPPRESSED", "DROPPED", "GAP"]
     assert main(["events", "nosuch"]) == 1
-    assert "unknown: NOSUCH" in capsys.readouterr().err
+    assert "unknown: nosuch; there are the groups all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["qmonctl.1", "qmon.yaml.5"])

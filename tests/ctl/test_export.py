@@ -20,7 +20,7 @@ from qmond.ctl.formats.lines import Reading, read
 from qmond.ctl.formats.perfetto import packets
 from qmond.ctl.formats.table import COLUMNS, table
 from qmond.errors import QmondError
-from qmond.server.protocol import KEYS
+from qmond.server.arguments import KEYS
 
 ARM = {"arch": "arm", "guest": "/bin/sh"}
 TIME = "2026-11-23T08:00:01.000000Z"

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peer import HELLO, peers
 
 from qmond.ctl import main
 from qmond.ctl.runs import command
 from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import Digest
+from qmond.ctl.runs.recording import Recording
+from qmond.errors import QmondError
+from qmond.escape import json_bytes
 
 Event = dict[str, Any]
 ROOT = 50
@@ -84,6 +88,35 @@ def test_a_thread_of_the_tree_may_become_anothers() -> None:
     assert tree.has(switch(71, 0))
     assert not tree.has(call("READ", 60, 71))
     assert not tree.has(switch(71, 0))
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ({"NET", "-CONNECT"}, ["BIND"]),
+        ({"-SCHED"}, ["BIND", "CONNECT", "EXIT", "LOST", "TRACK_FORK"]),
+        (None, None),
+        ({"NOSUCH"}, "--event: unknown: NOSUCH; there are the groups all"),
+    ],
+)
+def test_groups_stand_for_their_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: set[str] | None, wanted: object
+) -> None:
+    monkeypatch.setattr(command, "in_first_pid_namespace", lambda: True)
+    names = ["START", "LOST", "TRACK_FORK", "EXIT", "SCHED_SWITCH", "CONNECT", "BIND"]
+    enabled = {"fields": "full", "events": [*names, "TRACK_ADOPT"], "capture": {"bytes": 1}}
+    answers = [
+        {"id": 1, "ok": enabled},
+        {"id": 2, "ok": [{"name": name} for name in names]},
+    ]
+    with peers(tmp_path / "s", (HELLO, *(json_bytes(row) + b"\n" for row in answers))):
+        try:
+            recording = Recording(tmp_path / "s", ["true"], frozenset(words or ()) or None)
+        except QmondError as error:
+            assert str(wanted) in str(error)
+        else:
+            recording._client.close()
+            assert recording.summary()["events"] == wanted
 
 
 def test_a_digest_has_processes_images_files_and_sockets() -> None:

@@ -13,7 +13,7 @@ from qmond.ctl.formats.table import COLUMNS
 from qmond.events import calls, schema
 from qmond.events.records import layout_format
 from qmond.events.table import BY_NAME, EVENTS, NUMBER
-from qmond.server.protocol import KEYS
+from qmond.server.arguments import KEYS
 
 DOCS = Path(__file__).parents[2] / "docs"
 ORIGINAL = {

@@ -42,7 +42,12 @@ READS = [
         ({"pids": [1]}, [0, 3]),
         ({"pids": []}, []),
         ({"arch": ["arm", "mips"]}, [0]),
+        ({"arch": ["ARM"]}, [0]),
+        ({"events": ["file", "-WRITE"]}, [0, 1]),
         ({"guest": "*/sh"}, [0, 1]),
+        ({"guest": "sh"}, [0, 1]),
+        ({"guest": "*"}, [0, 1]),
+        ({"guest": "*bin*"}, []),
         ({"guest": "/bin/*"}, [0]),
         ({"where": "fd == 0"}, [0]),
         ({"where": 'fd >= 0 && buf.contains("password")'}, [0]),
@@ -54,6 +59,35 @@ READS = [
 )
 def test_what_is_chosen(args: dict[str, Any], numbers: list[int]) -> None:
     assert chosen(READS, **args) == [json.loads(READS[number]) for number in numbers]
+
+
+def test_a_relative_guest_is_found_by_its_whole_path_too() -> None:
+    lines = [
+        line("READ", pid=1, guest="./busybox", guest_path="/opt/tools/./busybox"),
+        line("READ", pid=2, guest="busybox"),
+        line("READ", pid=3, guest=None, guest_path=None),
+        line("READ", pid=4),
+    ]
+    for glob, pids in {
+        "busybox": [1, 2],
+        "./busybox": [1],
+        "/opt/*": [1],
+        "*/busybox": [1],
+        "busy": [],
+        "*": [1, 2],
+    }.items():
+        assert [row["pid"] for row in chosen(lines, guest=glob)] == pids, glob
+
+
+@pytest.mark.parametrize("more", [{}, {"where": "prev_pid > 0"}])
+def test_a_switch_is_of_the_process_that_it_names(more: dict[str, Any]) -> None:
+    lines = [
+        line("SCHED_SWITCH", prev_pid=11, next_pid=22, pid=1, next_tgid=2),
+        line("SCHED_SWITCH", prev_pid=33, next_pid=11, pid=3, next_tgid=1),
+        line("SCHED_SWITCH", prev_pid=33, next_pid=44, pid=3, next_tgid=4),
+    ]
+    assert chosen(lines, pids=[3], **more) == [json.loads(row) for row in lines[1:]]
+    assert chosen(lines, tree=3, **more) == [json.loads(row) for row in lines[1:]]
 
 
 def test_a_tree_grows_and_shrinks() -> None:
@@ -116,6 +150,7 @@ def test_an_expression_does_not_leak_content(expression: str) -> None:
     with pytest.raises(RequestError, match="content, which you may not see") as caught:
         chosen(READS, content=False, where=expression)
     assert caught.value.kind == "Forbidden"
+    assert caught.value.column == expression.index("buf") + 1
     chosen(READS, where=expression)
 
 
@@ -153,12 +188,20 @@ def test_a_text_in_an_expression_binds_no_name() -> None:
         ("fd == 0 && nosuch(1)", "column 12: there is no nosuch()"),
         ("(" * 2000, "column"),
         ("argv.exists(a, a == b)", "no line has a key b"),
+        ("'pdi' == 'x' && pdi == 1", "column 17: no line has a key pdi"),
+        ("pid == 1 &&\n fd ==", "line 2, column 7: mismatched input"),
+        ("pid == 1 // pdi\n|| 'é' == 'é' || pdi == 1", "line 2, column 18: no line has a key pdi"),
+        ("pid == 1 &&\n\n  nosuch(1)", "line 3, column 3: there is no nosuch()"),
     ],
 )
 def test_a_wrong_expression_is_told_by_its_column(expression: str, told: str) -> None:
     with pytest.raises(RequestError) as caught:
         Filter(Selection(mask=ALL, where=expression))
-    assert told in caught.value.args[0]
+    error = caught.value
+    assert told in error.args[0]
+    place = f"line {error.line}, column" if error.line else "column"
+    assert error.args[0].startswith(f"where: {place} {error.column}: ")
+    assert (error.line is None) == ("\n" not in expression)
 
 
 def test_macros_name_their_elements() -> None:

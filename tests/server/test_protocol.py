@@ -94,13 +94,17 @@ def test_no_argument_does_harm(args: dict[str, Any]) -> None:
         ({"events": "READ"}, "a list of event names"),
         ({"events": ["REED"]}, "unknown: REED"),
         ({"events": ["IMAGE"]}, "unknown: IMAGE"),
-        ({"events": ["WRITE"]}, "switched off in the daemon's config: WRITE"),
+        ({"events": ["WRITE"]}, "switched off in the daemon's config: WRITE$"),
+        ({"events": ["file", "write"]}, "switched off in the daemon's config: WRITE$"),
+        ({"events": ["net", "signal"]}, "switched off in the daemon's config: SOCKET, CONNECT"),
+        ({"events": ["READ", "-file"]}, "events: no event is left: READ, -file"),
         ({"pids": ["1"]}, "a list of process IDs"),
         ({"pids": [True]}, "a list of process IDs"),
         ({"tree": 0}, "tree: a process ID is needed, from 1"),
         ({"tree": 1}, "tree: TRACK_FORK, TRACK_ADOPT, EXIT are switched off"),
         ({"arch": "arm"}, "arch: a list of guest architectures"),
         ({"guest": ""}, "guest: a glob"),
+        ({"guest": "/bin/"}, "guest: no path of a program ends with a slash"),
         ({"where": "x" * 5000}, "where: a CEL expression of at most 4096"),
         ({"fields": ["fd", "fdd"]}, "fields: unknown: fdd"),
         ({"from_seq": 0}, "from_seq: a line's number is needed, from 1"),
@@ -108,13 +112,43 @@ def test_no_argument_does_harm(args: dict[str, Any]) -> None:
         ({"since": "yesterday"}, "since: a time such as"),
         ({"since": "2026-11-23T08:00:00"}, "since: a time such as"),
         ({"last": 10**6}, "last: a number of lines"),
+        ({"until": "noon"}, "until: a time such as"),
+        ({"until": "1970-01-01T00:00:00Z"}, "until: a time that is past needs one of from_seq"),
+        ({"since": "5m", "until": "6m"}, "until: this is before since"),
         ({"follow": 0, "last": 1}, "follow: true or false"),
         ({"follow": False}, "follow: false needs one of from_seq, since, last"),
     ],
 )
 def test_wrong_arguments_of_tail_say_what_is_wrong(args: dict[str, Any], what: str) -> None:
     with pytest.raises(RequestError, match=what):
-        parse_selection(args, 1 << NUMBER["READ"], 0)
+        parse_selection(args, 1 << NUMBER["READ"], 1000)
+
+
+@pytest.mark.parametrize(
+    "argument", [{"pids": [1]}, {"tree": 1}, {"arch": ["arm"]}, {"guest": "x"}]
+)
+def test_what_can_match_no_line_is_refused(argument: dict[str, Any]) -> None:
+    for events in (["LOST"], ["START", "END", "CLOCK"], ["ALLOC_SUM"]):
+        with pytest.raises(RequestError, match=f": no line of {', '.join(events)} has a") as caught:
+            parse_selection({"events": events, **argument}, ALL, 0)
+        assert caught.value.kind == "BadArgument"
+        parse_selection({"events": [*events, "TRACK_ADOPT"], **argument}, ALL, 0)
+    parse_selection({"events": ["SCHED_SWITCH"], **argument}, ALL, 0)
+    parse_selection(argument, ALL, 0)
+
+
+def test_suppressed_lines_are_of_a_process_and_of_no_guest() -> None:
+    parse_selection({"events": ["SUPPRESSED"], "pids": [1]}, ALL, 0)
+    with pytest.raises(RequestError, match="arch: no line of SUPPRESSED has an architecture"):
+        parse_selection({"events": ["SUPPRESSED"], "arch": ["arm"]}, ALL, 0)
+
+
+def test_a_group_brings_those_of_its_events_that_are_on() -> None:
+    on = 1 << NUMBER["READ"] | 1 << NUMBER["EXEC"]
+    found = parse_selection({"events": ["file", "exec", "-net"]}, on, 0)
+    stream = 1 << NUMBER["DROPPED"] | 1 << NUMBER["GAP"]
+    assert found.mask == on | stream
+    assert parse_selection({"events": ["-EXEC"]}, on, 0).mask == 1 << NUMBER["READ"] | stream
 
 
 def test_messages() -> None:
@@ -123,12 +157,34 @@ def test_messages() -> None:
     assert answer(Request("x"), {}) == b'{"ok":{}}\n'
     error = refusal(7, RequestError("UnknownOp", "no"))
     assert json.loads(error) == {"id": 7, "error": {"class": "UnknownOp", "message": "no"}}
+    wrong = RequestError("BadArgument", "no", line=2, column=5)
+    told = json.loads(refusal(None, wrong))["error"]
+    assert told == {"class": "BadArgument", "message": "no", "line": 2, "column": 5}
+    again = RequestError.parse(told)
+    assert (again.kind, str(again), again.line, again.column) == ("BadArgument", "no", 2, 5)
 
 
 def test_moments_and_ages() -> None:
     moment = parse_selection({"since": "2026-11-23T08:00:00+01:00"}, ALL, 0).since
     assert moment == 1795417200
     assert parse_selection({"since": "5m"}, ALL, 1000).since == 700
+
+
+@pytest.mark.parametrize(
+    ("args", "follows"),
+    [
+        ({"until": "1970-01-01T00:20:00Z"}, True),
+        ({"until": "1970-01-01T01:20:00+01:00", "follow": False, "last": 1}, False),
+        ({"until": "5m", "last": 1}, False),
+        ({"until": "5m", "since": "5m", "follow": True}, False),
+        ({"until": "0s"}, True),  # some of its lines may still be on their way
+    ],
+)
+def test_until_ends_it(args: dict[str, Any], follows: bool) -> None:  # noqa: FBT001
+    selection = parse_selection(args, ALL, 1000)
+    assert selection.until in {700, 1000, 1200}
+    assert selection.follow == follows
+    assert not selection.is_plain
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import Digest
 from qmond.errors import QmondError
 from qmond.escape import json_bytes
+from qmond.events.groups import resolve
 from qmond.events.tree import NEEDED
 
 __all__ = ["Recording"]
@@ -54,7 +55,7 @@ class Recording:
         self._client = Client(path)
         try:
             self._config = self._client.config()
-            self._known = {event["name"] for event in self._client.events()}
+            self._known = [event["name"] for event in self._client.events()]
             self._wanted = self._wanted_events(events)
         except QmondError:
             self._client.close()
@@ -70,10 +71,10 @@ class Recording:
                 "the daemon's configuration has `fields: original`: its lines lack needed keys",
                 hint="set `fields: full`",
             )
-        if unknown := sorted((events or frozenset()) - self._known):
-            names = ", ".join(sorted(self._known - _OF_NO_PROCESS))
-            raise QmondError(f"unknown: {', '.join(unknown)}", hint=f"known: {names}")
-        wanted = (events or frozenset(self._known)) - _OF_NO_PROCESS
+        try:
+            wanted = frozenset(resolve(events or ["all"], self._known)) - _OF_NO_PROCESS
+        except ValueError as error:
+            raise QmondError(f"--event: {error}") from error
         enabled = frozenset(self._config["events"])
         if off := sorted(NEEDED - enabled):
             raise QmondError(
@@ -212,7 +213,7 @@ class Recording:
     def summary(self) -> dict[str, Any]:
         """Return the content of summary.json."""
         about, digest = self._client.about, self.digest
-        is_all = self._wanted >= self._known - _OF_NO_PROCESS
+        is_all = self._wanted >= set(self._known) - _OF_NO_PROCESS
         return {
             "command": self._words,
             "directory": os.getcwd(),

@@ -41,7 +41,11 @@ _COLOURS: Final = {
     Group.MEMORY: _YELLOW,
     Group.DAEMON: _BLUE,
 }
-_COLOUR: Final = {event.name: _COLOURS[event.group] for event in PUBLIC if event.group}
+_COLOUR: Final = {
+    event.name: _COLOURS[event.group]
+    for event in PUBLIC
+    if event.group in _COLOURS and not event.statistic
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,47 @@
+"""The arguments of `tail`, one by one; together: test_protocol.py."""
+
+from pathlib import Path
+
+import pytest
+
+from qmond.processes.table import architecture
+from qmond.server.arguments import ARGUMENTS, Events
+
+
+def test_events_know_which_were_named() -> None:
+    assert ARGUMENTS["events"](["signal", "exec", "-READ"]) == Events(
+        ["EXEC", "SIGNAL_GENERATE"], frozenset({"EXEC"})
+    )
+
+
+def test_architectures_are_those_of_qemu_in_any_case() -> None:
+    assert ARGUMENTS["arch"](["Arm", "x86_64"]) == {"arm", "x86_64"}
+    installed = {architecture(path.name) for path in Path("/usr/bin").glob("qemu-*-static")}
+    ARGUMENTS["arch"]([name for name in installed if name])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("arm64", "unknown: arm64, perhaps arm"),
+        ("mipsle", "unknown: mipsle, perhaps mipsel"),
+        ("system", "unknown: system"),
+        ("", "unknown: ; there are aarch64, "),
+    ],
+)
+def test_an_unknown_architecture_is_refused_and_where_takes_it(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}") as caught:
+        ARGUMENTS["arch"](["arm", name])
+    assert str(caught.value).endswith(f'`where` takes any other: arch == "{name}"')
+
+
+@pytest.mark.parametrize(
+    ("glob", "is_right"),
+    [("busybox", True), ("/", False), ("*/", False), ("a\0b", False), ("x" * 4097, False)],
+)
+def test_a_glob_can_match_a_path(glob: str, is_right: bool) -> None:  # noqa: FBT001
+    if is_right:
+        assert ARGUMENTS["guest"](glob) == glob
+    else:
+        with pytest.raises(ValueError, match=r"path|glob"):
+            ARGUMENTS["guest"](glob)
