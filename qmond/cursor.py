@@ -52,8 +52,6 @@ class Choice(TypedDict, total=False):
     """End at this time, which is given likewise and may be to come."""
     last: int | None
     """How many past lines to begin with."""
-    until: str | None
-    """A time or an age, as `since`: the last line is not after it."""
     follow: bool
     """Whether to wait for new lines after the past ones; the default is true."""
 
@@ -141,8 +139,6 @@ class _NoSeqError(QmondError):
 def _check(choice: Choice) -> None:
     if choice.get("follow") is False:
         raise _NoSeqError("`follow` is false, but this function follows", hint="use `tail`")
-    if choice.get("until") is not None:
-        raise _NoSeqError("`until` is an end, but this function has none", hint="use `tail`")
     fields = choice.get("fields")
     if fields and "seq" not in fields:
         raise _NoSeqError(

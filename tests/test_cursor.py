@@ -136,7 +136,7 @@ def test_what_is_worth_another_try() -> None:
     assert cursor.may_retry(RequestError("TooManyReaders", "no"))
 
 
-@pytest.mark.parametrize("choice", [{"fields": ["buf"]}, {"follow": False}, {"until": "5m"}])
+@pytest.mark.parametrize("choice", [{"fields": ["buf"]}, {"follow": False}])
 def test_refuses_what_has_no_place(choice: Choice) -> None:
     cursor = Cursor({})
     cursor.ask(about(4), NOTHING)

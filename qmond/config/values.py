@@ -227,7 +227,7 @@ def _named(words: list[object], names: tuple[str, ...], what: str) -> tuple[str,
 def limits(value: object) -> tuple[tuple[str, int], ...]:
     """Parse a mapping of event names to rates; the name of a group is for each of its events.
 
-    An event that is in several has the rate of the smallest.
+    If several names stand for an event, that of the fewest events counts.
     """
     if not isinstance(value, dict):
         raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")

@@ -180,9 +180,11 @@ def _fault(selection: Selection, events: Events | None, configured: int, now: fl
     off = [name for name in NAMES if name in NEEDED and not configured >> NUMBER[name] & 1]
     if selection.tree is not None and off:
         return f"tree: {', '.join(off)} are switched off in the daemon's config"
+    chosen = events.chosen if events else ()
+    on = [name for name in chosen if selection.mask >> NUMBER[name] & 1]
     for argument, (able, what) in _ABLE.items():
-        if getattr(selection, argument) is not None and events and able.isdisjoint(events.chosen):
-            return f"{argument}: no line of {', '.join(events.chosen)} has {what}"
+        if on and getattr(selection, argument) is not None and able.isdisjoint(on):
+            return f"{argument}: no line of {', '.join(on)} has {what}"
     return ""
 
 

@@ -62,6 +62,7 @@ def test_the_past_alone(tmp_path: Path, args: dict[str, Any], found: list[int]) 
         ({"since": at(1011)}, [2, 3, 5]),
         ({"since": at(1011), "until": at(1010.5)}, None),
         ({"from_seq": 1, "until": at(1015)}, [1, 2, 3, 4, 5, 6, 7]),
+        ({"from_seq": 7, "until": "9999-12-31T23:59:59-01:00", "follow": False}, [7]),
         ({"last": 2}, [3, 5]),
         ({"last": 2, "where": "fd < 5", "fields": ["seq"]}, [2, 3]),
         ({"last": 2, "tree": 1}, [3, 5]),
