@@ -21,6 +21,7 @@ __all__ = [
     "flag",
     "given",
     "integer",
+    "other",
     "text",
 ]
 
@@ -29,6 +30,7 @@ class Form(StrEnum):
     """How a field's JSON value comes from a record."""
 
     INT = "integer"
+    OTHER = "other"  # a second process' ID, absent where it is the record's own process
     TICKS = "ticks"  # nanoseconds since boot, as seconds in whole clock ticks of 10 ms
     BIT = "bit"
     TEXT = "text"  # a path: the data, as UTF-8
@@ -124,6 +126,11 @@ def integer(key: str, slot: str, ctype: str, meaning: str, unit: str = "") -> Fi
 def given(key: str, json: str, meaning: str, *, added: bool = True, unit: str = "") -> Field:
     """Return the field of a value that the daemon gives; `json` is its type in schema.py."""
     return Field(key, Form.GIVEN, meaning, json=json, added=added, unit=unit)
+
+
+def other(key: str, slot: str, meaning: str) -> Field:
+    """Return the field of a second process in a slot; the key is absent if it is the first one."""
+    return Field(key, Form.OTHER, meaning, slot=slot, ctype="u32", added=True, optional=True)
 
 
 def flag(key: str, bit: int, meaning: str) -> Field:

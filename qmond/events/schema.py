@@ -73,6 +73,7 @@ _GIVEN: Final[dict[str, dict[str, Any]]] = {
 }
 _FORMS: Final[dict[Form, dict[str, Any]]] = {
     Form.INT: _INTEGER,
+    Form.OTHER: _INTEGER,
     Form.TICKS: {"type": "number", "minimum": 0},
     Form.BIT: {"enum": [0, 1]},
     Form.TEXT: _STRING,

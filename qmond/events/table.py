@@ -6,6 +6,7 @@ names that users may ask for are all made from it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from qmond.events.fields import (
@@ -21,6 +22,7 @@ from qmond.events.fields import (
     flag,
     given,
     integer,
+    other,
     text,
 )
 from qmond.events.records import IMAGE, Flag
@@ -294,6 +296,16 @@ EVENTS: Final = (
         (
             integer("prev_pid", "a", "s32", "the thread that left the CPU"),
             integer("next_pid", "b", "s32", "the thread that got it"),
+            replace(
+                _PID,
+                meaning="the monitored process that left the CPU, otherwise the one that got it",
+                added=True,
+            ),
+            other(
+                "next_tgid",
+                "tid",
+                "the process that got the CPU, where both are monitored and it is not `pid`",
+            ),
         ),
         thread=False,
         other="tid",

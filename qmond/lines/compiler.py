@@ -70,12 +70,12 @@ class Compiler:
                 signed = field.ctype.startswith("s")
                 size = calcsize(C_TYPES[field.ctype])
                 self._op(Op.SIGNED if signed else Op.UNSIGNED, field.slot, size=size)
-            case Form.BIT:
+            case Form.OTHER:
+                self._op(Op.OTHER, field.slot, text=key)
+            case Form.BIT | Form.TICKS:
                 self._literal(key)
-                self._op(Op.BIT, field.slot, bit=field.bit)
-            case Form.TICKS:
-                self._literal(key)
-                self._op(Op.TICKS, field.slot)
+                op = Op.BIT if field.form is Form.BIT else Op.TICKS
+                self._op(op, field.slot, bit=field.bit)
             case Form.ADVICE:
                 named = {number: name.encode() for number, name in ADVICE.items()}
                 self._names(key, "a", named, OTHER_ADVICE.encode(), size=4)

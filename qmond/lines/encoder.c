@@ -654,6 +654,12 @@ static struct writer put_line(struct writer to, struct qmond_encoder *encoder, c
 		case OP_SIGNED:
 			to = put_signed(to, signed_at(record, op->at, op->size));
 			break;
+		case OP_OTHER:
+			if (number_at(record, op->at, op->size) != record->pid) {
+				to = put_own(to, encoder->texts + op->text, op->length);
+				to = put_unsigned(to, number_at(record, op->at, op->size));
+			}
+			break;
 		case OP_BIT:
 			to = put_char(to, (char)('0' + (number_at(record, op->at, op->size) >> (op->bit & 63) & 1)));
 			break;

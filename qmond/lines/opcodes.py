@@ -16,15 +16,16 @@ class Op(IntEnum):
     SEQ = 3
     UNSIGNED = 4
     SIGNED = 5
-    BIT = 6
-    TICKS = 7  # nanoseconds, in seconds with 2 decimals
-    NAME = 8  # the name of a number, or one for all other numbers
-    FLAG = 9  # a literal, where a flag is set
-    TEXT = 10  # the data as a JSON string, without a character that was cut at the end
-    ADDRESS = 11  # likewise of a socket address' text, which replaces the data
-    EXACT = 12  # a key and the data in base64, if TEXT or ADDRESS was not exact
-    BIN = 13  # the file name of the process
-    SUFFIX = 14  # the last keys of the process: arch, guest
+    OTHER = 6  # a literal and a process ID, where it is not the record's own process
+    BIT = 7
+    TICKS = 8  # nanoseconds, in seconds with 2 decimals
+    NAME = 9  # the name of a number, or one for all other numbers
+    FLAG = 10  # a literal, where a flag is set
+    TEXT = 11  # the data as a JSON string, without a character that was cut at the end
+    ADDRESS = 12  # likewise of a socket address' text, which replaces the data
+    EXACT = 13  # a key and the data in base64, if TEXT or ADDRESS was not exact
+    BIN = 14  # the file name of the process
+    SUFFIX = 15  # the last keys of the process: arch, guest
 
 
 class How(IntEnum):

@@ -121,6 +121,24 @@ def test_switches_are_slices_of_threads_that_are_known() -> None:
     assert 99 not in {track.thread.tid for track in tracks.values()}
 
 
+def test_a_switch_tells_whose_its_threads_are() -> None:
+    """Where the CPU was idle before or after, and where the line has both processes."""
+    switch = {"event": "SCHED_SWITCH"}
+    adopted = [{"ts": 1.0, "event": "TRACK_ADOPT", "pid": pid, "start": 1.0} for pid in (7, 9)]
+    tracks, events = trace(
+        [
+            *adopted,
+            {"ts": 2.0, **switch, "prev_pid": 0, "next_pid": 71, "pid": 7},
+            {"ts": 3.0, **switch, "prev_pid": 71, "next_pid": 91, "pid": 7, "next_tgid": 9},
+            {"ts": 4.0, **switch, "prev_pid": 91, "next_pid": 50, "pid": 9},
+            {"ts": 5.0, **switch, "prev_pid": 50, "next_pid": 92, "pid": 9},
+        ]
+    )
+    assert [time for time, *_ in slices(tracks, events, cpu=True)] == [2.0, 3.0, 3.0, 4.0]
+    threads = {(track.thread.pid, track.thread.tid) for track in tracks.values()} - {(0, 0)}
+    assert threads == {(7, 7), (9, 9), (7, 71), (9, 91)}
+
+
 def test_statistics_and_bytes_are_counters() -> None:
     tracks, events = trace()
     counted = [

@@ -110,6 +110,11 @@ def _make_integer(field: Field, key: bytes) -> _Maker:
     return lambda record: b"%b%d" % (key, value(record))
 
 
+def _make_other(field: Field, key: bytes) -> _Maker:
+    value = _integer(field)
+    return lambda record: b"%b%d" % (key, value(record)) if value(record) != record.pid else b""
+
+
 def _make_ticks(field: Field, key: bytes) -> _Maker:
     value = _integer(field)
 
@@ -175,6 +180,7 @@ def _make_bin(_field: Field, key: bytes) -> _Maker:
 
 _MAKERS: Final[dict[Form, Callable[[Field, bytes], _Maker]]] = {
     Form.INT: _make_integer,
+    Form.OTHER: _make_other,
     Form.TICKS: _make_ticks,
     Form.BIT: _make_bit,
     Form.TEXT: _make_content,

@@ -276,7 +276,7 @@ def test_any_record_makes_valid_json(event: Any, data: bytes, a: int, b: int, fl
             st.integers(0, 7),
             st.integers(0, len(CALL_NAMES) - 1),
             st.integers(0, 2**60),
-            st.sampled_from([1, 42, 2**32 - 1]),
+            st.sampled_from([1, 42, 43, 2**32 - 1]),
         ),
         max_size=20,
     )
@@ -400,6 +400,20 @@ def test_integers_have_their_c_types_width_and_sign(
 ) -> None:
     (line,) = lines(record(name, a=a, b=b))
     assert {key: line[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("pid", "other", "more"),
+    [(42, 42, {"pid": 42}), (42, 43, {"pid": 42, "next_tgid": 43})],
+)
+def test_a_switch_names_its_processes(pid: int, other: int, more: dict[str, int]) -> None:
+    raw = RECORD_FORMAT.pack(1, pid, other, NUMBER["SCHED_SWITCH"], 0, Flag.COUNTED, 7, 8)
+    (line,) = lines(raw)
+    names = ("ts", "event", "prev_pid", "next_pid", "time", "seq")
+    assert {key: line[key] for key in line if key not in names} == more
+    assert list(line)[2:5] == ["prev_pid", "next_pid", "pid"]
+    (line,) = lines(raw, fields="original")
+    assert list(line) == ["ts", "event", "prev_pid", "next_pid"]
 
 
 def test_how_a_process_ended() -> None:

@@ -113,6 +113,16 @@ def test_a_tree_grows_and_shrinks() -> None:
     assert [row["fd"] for row in reads] == [0, 2, 3, 5], "it follows what it does not show"
 
 
+def test_a_switch_is_of_both_its_processes() -> None:
+    lines = [
+        line("SCHED_SWITCH", prev_pid=71, next_pid=0, pid=70),
+        line("SCHED_SWITCH", prev_pid=71, next_pid=81, pid=70, next_tgid=80),
+        line("SCHED_SWITCH", prev_pid=81, next_pid=71, pid=80, next_tgid=70),
+        line("SCHED_SWITCH", prev_pid=81, next_pid=70, pid=80),
+    ]
+    assert chosen(lines, pids=[70]) == chosen(lines, tree=70) == [*map(json.loads, lines[:3])]
+
+
 def test_keys_can_be_chosen() -> None:
     assert chosen(READS[:1], fields=["pid", "fd"]) == [{"pid": 1, "fd": 0}]
 

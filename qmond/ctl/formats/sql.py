@@ -45,7 +45,12 @@ _TYPES: Final[dict[str, Any]] = {
     **dict.fromkeys(("calls", "pages", "counters"), "JSON"),
 }
 """The type of a column by `Field.json`, in the notation of from_json(); all others are text."""
-_FORMS: Final = {Form.TICKS: "DOUBLE", Form.BIT: "TINYINT", Form.FLAG: "BOOLEAN"}
+_FORMS: Final = {
+    Form.OTHER: "BIGINT",
+    Form.TICKS: "DOUBLE",
+    Form.BIT: "TINYINT",
+    Form.FLAG: "BOOLEAN",
+}
 _SET_UP: Final = (
     f"SET memory_limit = '{_MEMORY}'",
     "SET python_enable_replacements = false",  # variables of this program are no tables

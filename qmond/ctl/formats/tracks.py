@@ -124,7 +124,9 @@ class _Tracks:
         if name is None:
             yield from self._sums(event["evt"], event.get("meta") or {}, ts)
         elif name == "SCHED_SWITCH":
-            yield from self._switch(event.get("prev_pid", -1), event.get("next_pid", -1), ts)
+            before, after = event.get("prev_pid", -1), event.get("next_pid", -1)
+            yield from self._switching_threads(event, before, after)
+            yield from self._switch(before, after, ts)
         elif event.get("pid", event.get("parent", -1)) == -1:
             track = yield from self._shared_track("qmond")
             yield Mark(Kind.INSTANT, ts, track, name, _values(event))
@@ -209,8 +211,20 @@ class _Tracks:
 
     # ---- threads and counters ------------------------------------------------------------------
 
+    def _switching_threads(self, event: Event, before: int, after: int) -> Iterator[Track | Mark]:
+        """Begin the tracks of threads whose process this context switch tells."""
+        owners: dict[int, int] = {}
+        if "next_tgid" in event:
+            owners = {before: event["pid"], after: event["next_tgid"]}
+        elif "pid" in event and 0 in {before, after}:  # 0 is an idle CPU: the other is watched
+            owners = {before or after: event["pid"]}
+        for thread, pid in owners.items():
+            process = self._processes.get(pid)
+            if process is not None and not process.has_ended:
+                yield from self._thread_track(process, thread)
+
     def _switch(self, before: int, after: int, ts: int) -> Iterator[Track | Mark]:
-        """Begin and end slices of CPUs, for threads whose process is known by earlier events."""
+        """Begin and end slices of CPUs, for threads whose process is known."""
         for thread in (before, after):
             process = self._processes.get(self._threads.get(thread, -1))
             if process is None or (thread in process.running) == (thread == after):
