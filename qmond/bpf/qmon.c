@@ -20,6 +20,8 @@
 #define ROWS_MAX 8192
 #define CGROUP_DEPTH 16
 #define CGROUP_SIZE (CGROUP_DEPTH * NAME_SIZE)
+#define CWD_STEPS 48 /* names and mounts */
+#define CWD_SIZE 1024
 #define RING_SIZE ((u64)RING_PAGES * PAGE_SIZE)
 #define GREED 8 /* a tree may hold so many times the free space of the ring */
 #define USER_GREED 32 /* the same for all trees of a user together */
@@ -141,12 +143,21 @@ struct room {
 	struct qmon_record record;
 	char data[2 * CAPTURE_MAX];
 };
+/* A directory, and where the walk to the root is: struct mount, struct dentry. */
+struct climb {
+	const void *mount;
+	const void *dentry;
+	const void *root_mount;
+	const void *root;
+};
 struct image_room {
 	u64 taken;
-	u64 cgroup_size;
-	char cgroup[CGROUP_SIZE + NAME_SIZE];
+	struct climb climb;
+	u64 used; /* bytes of `data` */
+	u64 names_size; /* of a cgroup or a path: the names from the innermost on, each with a slash after it */
+	char names[CGROUP_SIZE + NAME_SIZE];
 	struct qmon_image image;
-	char data[NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1 + ARGV_MAX];
+	char data[NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1 + CWD_SIZE + 1 + ARGV_MAX];
 };
 BPF_ARRAY(rooms, struct room, CPU_COUNT); /* by CPU: a value of a per-CPU map may have only 32 KiB */
 BPF_PERCPU_ARRAY(image_rooms, struct image_room, 1);
@@ -1120,28 +1131,89 @@ static always void copy_cgroup(struct image_room *room, const void *task)
 {
 	void *set = pointer_at(task, OFFSET_TASK_CGROUPS);
 	void *node = pointer_at(pointer_at(set, OFFSET_CSS_SET_DFL_CGRP), OFFSET_CGROUP_KN);
-	room->cgroup_size = 0;
+	room->names_size = 0;
 	for (int i = 0; i <= CGROUP_DEPTH; i++) {
 		step();
 		void *parent = pointer_at(node, OFFSET_KERNFS_NODE_PARENT);
-		u64 at = bounded(room->cgroup_size, CGROUP_SIZE);
+		u64 at = bounded(room->names_size, CGROUP_SIZE);
 		if (!parent)
 			return;
 		if (i == CGROUP_DEPTH) {
-			room->cgroup_size = at - 1;
+			room->names_size = at - 1;
 			return;
 		}
 		void *name = pointer_at(node, OFFSET_KERNFS_NODE_NAME);
-		u64 n = bounded(bpf_probe_read_kernel_str(room->cgroup + at, NAME_SIZE, name), NAME_SIZE);
-		room->cgroup_size = at + n;
-		room->cgroup[(at + n - 1) & (CGROUP_SIZE - 1)] = '/'; /* replaces the NUL */
+		u64 n = bounded(bpf_probe_read_kernel_str(room->names + at, NAME_SIZE, name), NAME_SIZE);
+		room->names_size = at + n;
+		room->names[(at + n - 1) & (CGROUP_SIZE - 1)] = '/'; /* replaces the NUL */
 		node = parent;
 	}
 }
 
+/* Adds the name of the directory, and goes to its parent. Returns false if it has none, or was removed. */
+static always bool climb_name(struct image_room *room, const void *dentry)
+{
+	const void *parent = pointer_at(dentry, OFFSET_DENTRY_PARENT);
+	void *name = pointer_at(dentry, OFFSET_DENTRY_NAME);
+	u64 at = room->names_size & (2 * CWD_SIZE - 1);
+	u64 size = u32_at(dentry, OFFSET_DENTRY_NAME_SIZE);
+	u64 end = at + size;
+	long n = bpf_probe_read_kernel_str(room->names + at, NAME_SIZE, name);
+	if (parent == dentry || !pointer_at(dentry, OFFSET_DENTRY_HASHED) || n < 2 || n != size + 1 || end >= CWD_SIZE)
+		return false;
+	room->names[end & (CWD_SIZE - 1)] = '/'; /* replaces the NUL */
+	room->names_size = end + 1;
+	room->climb.dentry = parent;
+	return true;
+}
+
+/*
+ * Copies the path of a process' current directory below its root, as copy_cgroup() does, and as
+ * prepend_path() in fs/d_path.c finds it. If the path is not known, the last slash is missing.
+ */
+static always void copy_cwd(struct image_room *room, const void *task)
+{
+	struct climb *climb = &room->climb;
+	const void *fs = pointer_at(task, OFFSET_TASK_FS);
+	climb->mount = pointer_at(fs, OFFSET_FS_PWD_MOUNT) - OFFSET_MOUNT_VFSMOUNT;
+	climb->dentry = pointer_at(fs, OFFSET_FS_PWD);
+	climb->root_mount = pointer_at(fs, OFFSET_FS_ROOT_MOUNT) - OFFSET_MOUNT_VFSMOUNT;
+	climb->root = pointer_at(fs, OFFSET_FS_ROOT);
+	room->names_size = 0;
+	for (int i = 0; i <= CWD_STEPS; i++) {
+		step();
+		const void *mount = climb->mount, *dentry = climb->dentry;
+		if (!dentry)
+			break;
+		if (dentry == climb->root && mount == climb->root_mount)
+			return;
+		if (dentry == pointer_at(mount, OFFSET_MOUNT_ROOT)) {
+			climb->dentry = pointer_at(mount, OFFSET_MOUNT_PLACE);
+			climb->mount = pointer_at(mount, OFFSET_MOUNT_PARENT);
+			if (climb->mount == mount)
+				break;
+		} else if (!climb_name(room, dentry)) {
+			break;
+		}
+	}
+	room->names[0] = '?';
+	room->names_size = 1;
+}
+
+/* Adds the names in the room, `most` bytes at most, and a NUL to the data; before it are `used` at most. */
+static always void add_names(struct image_room *room, u64 used, u64 most)
+{
+	step();
+	u64 at = bounded(room->used, used), size = bounded(room->names_size, most);
+	bpf_probe_read_kernel(room->data + at, size, room->names);
+	at = bounded(at + size, used + most);
+	room->data[at] = 0;
+	room->used = at + 1;
+}
+
 /*
  * Sends what the process executes now: the name of the file (at most 255 bytes), the requested path (the
- * kernel's copy, shorter than PATH_SIZE), the cgroup, and the arguments.
+ * kernel's copy, shorter than PATH_SIZE), the cgroup, the current directory, and the arguments.
  */
 static always void send_image(u32 event, const void *file_name, void *task, void *bprm, u32 flags)
 {
@@ -1154,7 +1226,9 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	}
 	room->taken = 1;
 	struct qmon_image *image = &room->image;
-	fill_head(image, event, 0, flags); /* from here on the flags are read from there: see copy_cgroup */
+	fill_head(image, event, 0, flags);
+	step();
+	event = image->event; /* read from there, as the flags are, from here on: see copy_cgroup */
 	void *path = pointer_at(bprm, OFFSET_BPRM_FILENAME);
 	if (pointer_at(bprm, OFFSET_BPRM_INTERP) != path)
 		image->flags |= FLAG_INTERPRETED;
@@ -1165,15 +1239,13 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 	if (event == EVENT_TRACK_ADOPT)
 		fill_parents(image, task);
 
-	/* each text ends with NUL: name, path, cgroup, arguments */
+	/* each text ends with NUL: name, path, cgroup, current directory, arguments */
 	u64 at = bounded(bpf_probe_read_kernel_str(room->data, NAME_SIZE, file_name), NAME_SIZE);
-	at += bounded(bpf_probe_read_kernel_str(room->data + at, PATH_SIZE, path), PATH_SIZE);
-	at = bounded(at, NAME_SIZE + PATH_SIZE);
+	room->used = at + bounded(bpf_probe_read_kernel_str(room->data + at, PATH_SIZE, path), PATH_SIZE);
 	copy_cgroup(room, task);
-	u64 more = bounded(room->cgroup_size, CGROUP_SIZE);
-	bpf_probe_read_kernel(room->data + at, more, room->cgroup);
-	at = bounded(at + more, NAME_SIZE + PATH_SIZE + CGROUP_SIZE);
-	room->data[at++] = 0;
+	add_names(room, NAME_SIZE + PATH_SIZE, CGROUP_SIZE);
+	copy_cwd(room, task);
+	add_names(room, NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1, CWD_SIZE);
 	void *mm = pointer_at(task, OFFSET_TASK_MM);
 	u64 from = u64_at(mm, OFFSET_MM_ARG_START);
 	u64 size = u64_at(mm, OFFSET_MM_ARG_END) - from;
@@ -1181,7 +1253,7 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 		size = ARGV_MAX;
 		image->flags |= FLAG_TRUNCATED;
 	}
-	at = bounded(at, NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1);
+	at = bounded(room->used, NAME_SIZE + PATH_SIZE + CGROUP_SIZE + 1 + CWD_SIZE + 1);
 	size = bounded(size, ARGV_MAX);
 	if (read_user(room->data + at, size, (void *)from) != 0) {
 		image->flags |= FLAG_FAULT;
@@ -1200,7 +1272,7 @@ static always void send_image(u32 event, const void *file_name, void *task, void
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	void *task = (void *)ctx->args[0], *bprm = (void *)ctx->args[2];
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	u32 pid = bpf_get_current_pid_tgid() >> 32, event = EVENT_IMAGE;
 	struct qmon_settings *s = the_settings();
 	struct name name = {}, comm = {};
 	if (!s)
@@ -1212,15 +1284,15 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		if (probed.lookup(&pid)) /* the new program may map the probed file as code */
 			urgent.ringbuf_output(&pid, sizeof(pid), BPF_RB_FORCE_WAKEUP);
 		send_late_exec(bprm, ctx->args[1]);
-		send_image(EVENT_IMAGE, file_name, task, bprm, 0);
-		return 0;
+	} else {
+		bpf_probe_read_kernel_str(&name, sizeof(name), file_name);
+		bpf_get_current_comm(&comm, sizeof(((struct qmon_parent *)0)->comm));
+		if (!matches(s, &name) && !matches(s, &comm))
+			return 0;
+		track(pid, ORIGIN_EXEC, bpf_get_prandom_u32());
+		event = EVENT_TRACK_ADOPT;
 	}
-	bpf_probe_read_kernel_str(&name, sizeof(name), file_name);
-	bpf_get_current_comm(&comm, sizeof(((struct qmon_parent *)0)->comm));
-	if (!matches(s, &name) && !matches(s, &comm))
-		return 0;
-	track(pid, ORIGIN_EXEC, bpf_get_prandom_u32());
-	send_image(EVENT_TRACK_ADOPT, file_name, task, bprm, state_flags(EVENT_TRACK_ADOPT));
+	send_image(event, file_name, task, bprm, event == EVENT_TRACK_ADOPT ? state_flags(event) : 0);
 	return 0;
 }
 

@@ -18,12 +18,11 @@ from qmond.events.records import ARGV_MAX
 from qmond.looker.asking import GoneError
 from qmond.looker.requests import Description, Seen
 from qmond.processes.cgroups import container_of
+from qmond.processes.guests import architecture, guest_of
 from qmond.processes.table import (
     Answer,
     Process,
     ProcessTable,
-    architecture,
-    guest_of,
     text_of,
     words_of,
 )

@@ -93,7 +93,7 @@ def keys(event: Event) -> tuple[Field, ...]:
     if not event.thread:
         left_out.add("tid")
     if not event.process:
-        left_out |= {"arch", "guest", "guest_b64"}
+        left_out |= {"arch", "guest", "guest_b64", "guest_path", "guest_path_b64"}
     return (*event.fields, *(field for field in COMMON if field.key not in left_out))
 
 

@@ -44,6 +44,10 @@ SCHEMA_VERSION: Final = 1
 
 _PID = integer("pid", "pid", "u32", "process ID (tgid) as the host sees it")
 _UNREADABLE = flag("fault", Flag.FAULT, "true where not all of it could be added up")
+_GUEST_PATH: Final = (
+    "the absolute path, where `guest` is relative: as the process saw it when it executed it; "
+    "absent where it is not known"
+)
 _FD = integer("fd", "a", "s32", "file descriptor")
 
 
@@ -64,9 +68,11 @@ COMMON: Final = (
         "path of the program that the process runs now; it is native where `arch` is absent",
     ),
     exact("guest"),
+    given("guest_path", "string", _GUEST_PATH),
+    exact("guest_path"),
     given("redacted", "true", "true where content was left out, which this client may not see"),
 )
-"""What stands at the end of every line with `fields: full`; the last five where they apply."""
+"""What stands at the end of every line with `fields: full`; from `arch` on where they apply."""
 
 EVENTS: Final = (
     Event(
@@ -377,6 +383,14 @@ EVENTS: Final = (
             given("allocations", "allocations", "whether malloc and free are counted, or why not"),
             given("argv_b64", "strings", "each word in base64, where any is no valid UTF-8"),
             exact("guest"),
+            given("guest_path", "string", _GUEST_PATH),
+            exact("guest_path"),
+            given(
+                "cwd",
+                "string",
+                "the directory in which it executed its program; absent where it is not known",
+            ),
+            exact("cwd"),
             flag("truncated", Flag.TRUNCATED, "true where the command line was longer"),
             flag("withheld", Flag.WITHHELD, "true where the command line was left out"),
         ),

@@ -62,6 +62,11 @@ def adoption(process: Process, argv: Iterable[bytes] | None) -> dict[str, Any]:
         values["argv_b64"] = [_base64(word) for word in words]
     if process.guest is not None and not _is_valid(process.guest):
         values["guest_b64"] = _base64(process.guest)
+    for key, path in (("guest_path", process.guest_path), ("cwd", process.cwd)):
+        if path is not None:
+            values[key] = text_of(path)
+            if not _is_valid(path):
+                values[f"{key}_b64"] = _base64(path)
     if process.truncated:
         values["truncated"] = True
     if argv is None:

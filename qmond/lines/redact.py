@@ -70,7 +70,8 @@ class Redactor:
         for rule, pattern in self._patterns:
             if rule.events and event.name not in rule.events:
                 continue
-            if rule.guest and not fnmatchcase(values.get("guest") or "", rule.guest):
+            guests = [values.get(key) or "" for key in ("guest", "guest_path")]
+            if rule.guest and not any(fnmatchcase(guest, rule.guest) for guest in guests):
                 continue
             if rule.path and not fnmatchcase(path, rule.path):
                 continue

@@ -23,6 +23,7 @@ from qmond.escape import json_bytes
 from qmond.events.records import IMAGE_FORMAT, PARENT_FORMAT, PARENTS_MAX, Flag
 from qmond.events.table import NUMBER
 from qmond.processes.cgroups import container_of
+from qmond.processes.guests import architecture, guest_of, whole_path
 from qmond.processes.texts import Texts
 
 __all__ = [
@@ -31,21 +32,14 @@ __all__ = [
     "Parents",
     "Process",
     "ProcessTable",
-    "architecture",
-    "guest_of",
     "json_text",
-    "parse_cgroup_names",
+    "parse_names",
     "parse_parents",
     "text_of",
     "words_of",
 ]
 
 _ADOPT: Final = NUMBER["TRACK_ADOPT"]
-
-_WITH_ARGUMENT: Final = frozenset(
-    "0 B D E L R U cpu d dfilter g p plugin r rtsig-map s seed tb-size trace".split()  # noqa: SIM905
-)
-"""Options of qemu-user that take an argument: linux-user/main.c, QEMU 7.2 to 9.2."""
 
 _ASKED_MAX: Final = 4096
 """The most questions about processes that are open at a time."""
@@ -55,7 +49,6 @@ _LONG: Final = 256
 """Bytes; a longer suffix is not kept, but rendered again from the guest's path."""
 
 _INVALID: Final = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
-_INTERPRETER: Final = re.compile(r"qemu-([a-z0-9_]+?)(-static)?")
 
 
 def text_of(data: bytes) -> str:
@@ -68,39 +61,9 @@ def json_text(data: bytes) -> bytes:
     return json_bytes(text_of(data))
 
 
-def architecture(name: str) -> str | None:
-    """Return the guest architecture in an interpreter's file name: arm of `qemu-arm-static`."""
-    match = _INTERPRETER.fullmatch(name)
-    return match[1] if match else None
-
-
 def words_of(argv: bytes) -> list[bytes]:
     """Split an argument vector whose words end with NUL."""
     return argv.removesuffix(b"\0").split(b"\0") if argv else []
-
-
-def guest_of(
-    filename: bytes, argv: list[bytes], *, emulated: bool, interpreted: bool
-) -> bytes | None:
-    """Return the path of the guest program, from the arguments of execve.
-
-    `emulated` says that the executed file is qemu-user. `interpreted` says that binfmt_misc put it
-    in front of the requested program, whose path is then the first argument.
-    """
-    if not emulated:
-        return filename
-    if interpreted:
-        return argv[1] if len(argv) > 1 else filename
-    words = iter(argv[1:])
-    for word in words:
-        if not word.startswith(b"-"):
-            return word
-        option = word[1:].removeprefix(b"-")
-        if not option:
-            return next(words, None)
-        if option.decode(errors="replace") in _WITH_ARGUMENT:
-            next(words, None)
-    return None
 
 
 Parents = tuple[tuple[int, str], ...]
@@ -113,8 +76,8 @@ class Process:
 
     `start` is in nanoseconds since boot, rounded down to clock ticks as in /proc. `tree` is the
     pid of the process that its tree began with. The words of `argv` end with NUL. `truncated` says
-    that `argv` is not complete. `bin_json` and `suffix` are the constant parts of its lines,
-    rendered once.
+    that `argv` is not complete. `cwd` is the directory in which this program was executed, or None
+    if it is not known. `bin_json` and `suffix` are the constant parts of its lines, rendered once.
     """
 
     pid: int
@@ -124,6 +87,7 @@ class Process:
     argv: bytes = b""
     comm: str = ""
     guest: bytes | None = None
+    cwd: bytes | None = None
     arch: str | None = None
     launch: str = ""
     uid: int = 0
@@ -140,16 +104,30 @@ class Process:
     def rendered(self) -> Process:
         """Return a copy with the constant parts of its lines."""
         arch = b',"arch":' + orjson.dumps(self.arch) if self.arch else b""
-        guest = b',"guest":' + json_text(self.guest) if self.guest is not None else b""
-        if self.guest is not None and text_of(self.guest).encode() != self.guest:
-            guest += b',"guest_b64":"' + base64.b64encode(self.guest) + b'"'
+        guest = _member(b"guest", self.guest) + _member(b"guest_path", self.guest_path)
         name = b"%b" % orjson.dumps(self.bin)  # a copy: orjson's object has kilobytes allocated
         return replace(self, bin_json=name, suffix=arch + guest)
+
+    @property
+    def guest_path(self) -> bytes | None:
+        """The absolute path of a guest whose path is relative, or None if it is not known."""
+        if not self.guest or self.guest.startswith(b"/") or self.cwd is None:
+            return None
+        return whole_path(self.cwd, self.guest)
 
     def is_same_image(self, other: Process) -> bool:
         """Whether `other` is this process, and runs the same program."""
         mine = self.start, self.bin, self.argv
         return mine == (other.start, other.bin, other.argv)
+
+
+def _member(key: bytes, text: bytes | None) -> bytes:
+    if text is None:
+        return b""
+    exact = b""
+    if text_of(text).encode() != text:
+        exact = b',"%b_b64":"%b"' % (key, base64.b64encode(text))
+    return b',"%b":%b%b' % (key, json_text(text), exact)
 
 
 class News(NamedTuple):
@@ -293,7 +271,7 @@ class ProcessTable:
         """Enter a process from an image record: from here on, it executes this program."""
         _, pid, _, number, _, flags, ppid, uid, start = IMAGE_FORMAT.unpack_from(record)
         strings = IMAGE_FORMAT.size + PARENTS_MAX * PARENT_FORMAT.size
-        name, filename, cgroup, argv = record[strings:].split(b"\0", 3)
+        name, filename, cgroup, cwd, argv = record[strings:].split(b"\0", 4)
         text = text_of(name)
         arch = architecture(text)
         interpreted = bool(flags & Flag.INTERPRETED)
@@ -307,7 +285,8 @@ class ProcessTable:
             parents, tree = known.parents, known.tree or pid
         if flags & Flag.TRUNCATED and words and guest is words[-1]:
             guest = None  # its path is cut
-        path = parse_cgroup_names(cgroup)
+        path = parse_names(cgroup)
+        group = text_of(path) if path is not None else None
         process = Process(
             pid=pid,
             ppid=ppid,
@@ -318,21 +297,31 @@ class ProcessTable:
             truncated=bool(flags & (Flag.TRUNCATED | Flag.FAULT)),
             comm=text_of(os.path.basename(filename)[:15]),
             guest=guest,
+            cwd=parse_names(cwd),
             arch=arch,
             launch=launch,
             uid=uid,
-            cgroup=path,
-            container=container_of(path),
+            cgroup=group,
+            container=container_of(group),
             start=start // TICK_NS * TICK_NS,
             parents=parents,
         )
         return self.adopt(process.rendered())
 
+    def _confirmed(self, known: Process) -> Process:
+        """Trust a process again; the same command may have been executed in another directory."""
+        if known.cwd is not None:
+            self._texts.drop(known.cwd)
+            known = self._processes[known.pid] = replace(known, cwd=None).rendered()
+        self._unconfirmed.pop(known.pid, None)
+        self._changed(known.pid)
+        return known
+
     def _shown(self, known: Process) -> Process:
         """Return a process as it is shown: an unconfirmed one may run another program by now."""
         if known.pid not in self._unconfirmed:
             return known if known.suffix or not known.guest else known.rendered()
-        return replace(known, argv=b"", guest=None, arch=None, bin_json=b'""', suffix=b"")
+        return replace(known, argv=b"", guest=None, cwd=None, arch=None, bin_json=b'""', suffix=b"")
 
     def _enter(self, process: Process) -> None:
         pid = process.pid
@@ -348,14 +337,15 @@ class ProcessTable:
 
     def _with_texts(self, process: Process) -> Process:
         """Return a process as it is kept: without texts that exceed the budget."""
-        argv, guest = self._texts.take(process.argv) or b"", self._texts.take(process.guest or b"")
-        if guest is None:
-            return replace(process, argv=argv, guest=None).rendered()
-        suffix = process.suffix if len(process.suffix) <= _LONG else b""  # rendered again by _shown
-        return replace(process, argv=argv, guest=process.guest and guest, suffix=suffix)
+        argv = self._texts.take(process.argv) or b""
+        guest, cwd = (text and self._texts.take(text) for text in (process.guest, process.cwd))
+        kept = replace(process, argv=argv, guest=guest, cwd=cwd)
+        if (guest, cwd) != (process.guest, process.cwd):
+            kept = kept.rendered()
+        return kept if len(kept.suffix) <= _LONG else replace(kept, suffix=b"")  # see _shown
 
     def _drop_texts(self, process: Process) -> None:
-        for text in (process.argv, process.guest or b""):
+        for text in (process.argv, process.guest or b"", process.cwd or b""):
             self._texts.drop(text)
 
     def _ask_for(self, pid: int, uid: int | None) -> None:
@@ -372,22 +362,20 @@ class ProcessTable:
             return None
         known = self._processes.get(pid)
         if known is not None and found.is_same_image(known):
-            self._unconfirmed.pop(pid, None)
-            self._changed(pid)
-            return known
+            return self._confirmed(known)
         if known is not None and found.start == known.start:  # it executes another program
             found = replace(found, tree=known.tree)
         return self.adopt(found)
 
 
-def parse_cgroup_names(data: bytes) -> str | None:
-    """Return the path of a cgroup from its names in an image record, the innermost name first.
+def parse_names(data: bytes) -> bytes | None:
+    """Return a path from its names in an image record, each with a slash, the innermost first.
 
-    Returns None if they do not reach up to the root.
+    Returns None if they do not reach up to the root: then the last slash is missing.
     """
     if data and not data.endswith(b"/"):
         return None
-    return text_of(b"/" + b"/".join(reversed(data.split(b"/")[:-1])))
+    return b"/" + b"/".join(reversed(data.split(b"/")[:-1]))
 
 
 def parse_parents(data: bytes) -> Parents:

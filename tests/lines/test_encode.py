@@ -85,10 +85,17 @@ def record(
     return RECORD_FORMAT.pack(1_234_567_891, 42, 43, NUMBER[name], 0, flags, a, b) + data
 
 
-def image(name: str, bin_: bytes, path: bytes, *argv: bytes, flags: int = Flag.COUNTED) -> bytes:
+def image(
+    name: str,
+    bin_: bytes,
+    path: bytes,
+    *argv: bytes,
+    cwd: bytes = b"?",
+    flags: int = Flag.COUNTED,
+) -> bytes:
     head = IMAGE_FORMAT.pack(1_000, 42, 42, NUMBER[name], 0, flags, 1, 1000, 5_019_999_999)
     parents = [PARENT_FORMAT.pack(1, b"init")] + [bytes(PARENT_FORMAT.size)] * (PARENTS_MAX - 1)
-    return head + b"".join(parents) + b"\0".join([bin_, path, b"user.slice/", *argv, b""])
+    return head + b"".join(parents) + b"\0".join([bin_, path, b"user.slice/", cwd, *argv, b""])
 
 
 def lines(*records: bytes, fields: str = "full", window: int = 1 << 16) -> list[dict[str, Any]]:

@@ -12,56 +12,11 @@ from qmond.processes.table import (
     Answer,
     Process,
     ProcessTable,
-    architecture,
-    guest_of,
-    parse_cgroup_names,
+    parse_names,
     text_of,
     words_of,
 )
 from qmond.processes.texts import Texts
-
-
-@pytest.mark.parametrize(
-    ("name", "arch"),
-    [
-        ("qemu-aarch64", "aarch64"),
-        ("qemu-arm-static", "arm"),
-        ("qemu-x86_64-static", "x86_64"),
-        ("qemu-aarch64_be", "aarch64_be"),
-        ("bash", None),
-        ("qemu-", None),
-        ("qemu-system-arm", None),
-    ],
-)
-def test_architecture(name: str, arch: str | None) -> None:
-    assert architecture(name) == arch
-
-
-@pytest.mark.parametrize(
-    ("line", "guest"),
-    [
-        ("qemu-arm ./prog -x", b"./prog"),
-        ("qemu-arm -L /usr/arm -cpu max prog -L x", b"prog"),
-        ("qemu-arm --strace -E A=b -0 name prog", b"prog"),
-        ("qemu-arm -g 1234 -- -odd", b"-odd"),
-        ("qemu-arm -version", None),
-        ("qemu-arm", None),
-        ("qemu-arm -L", None),
-    ],
-)
-def test_the_guest_of_an_interpreter_started_by_hand(line: str, guest: bytes | None) -> None:
-    argv = line.encode().split()
-    assert guest_of(b"/usr/bin/qemu-arm", argv, emulated=True, interpreted=False) == guest
-
-
-def test_the_guest_of_binfmt_misc_is_the_interpreters_first_argument() -> None:
-    argv = [b"/usr/libexec/qemu-binfmt/arm-binfmt-P", b"/bin/tool", b"tool", b"-x"]
-    assert guest_of(b"/bin/tool", argv, emulated=True, interpreted=True) == b"/bin/tool"
-    assert guest_of(b"./a", [], emulated=True, interpreted=True) == b"./a"
-
-
-def test_a_native_program_is_what_was_asked_for() -> None:
-    assert guest_of(b"/bin/ls", [b"ls"], emulated=False, interpreted=False) == b"/bin/ls"
 
 
 def test_every_invalid_byte_is_a_replacement_character() -> None:
@@ -137,10 +92,27 @@ def test_what_is_found_late_is_news() -> None:
     assert (ended, over) == ([], [])
 
 
-def image(pid: int, *argv: bytes) -> bytes:
+def image(pid: int, *argv: bytes, cwd: bytes = b"?") -> bytes:
     head = IMAGE_FORMAT.pack(0, pid, pid, NUMBER["TRACK_ADOPT"], 0, 0, 1, 1000, 0)
     parents = bytes(PARENT_FORMAT.size * PARENTS_MAX)
-    return head + parents + b"\0".join([b"qemu-arm", argv[0], b"", *argv, b""])
+    return head + parents + b"\0".join([b"qemu-arm", argv[0], b"", cwd, *argv, b""])
+
+
+def test_a_relative_guest_has_its_path_as_long_as_its_directory_is_known() -> None:
+    asked = Asked()
+    processes = table(asked)
+    processes.image(image(10, b"qemu-arm", b"./x", cwd=b"dir/top/"))
+    processes.fork(10, 11, 0)
+    assert [p.guest_path for p in processes] == [b"/top/dir/x"] * 2
+    suffix = b',"arch":"arm","guest":"./x","guest_path":"/top/dir/x"'
+    assert [p.suffix for p in processes] == [suffix] * 2
+    processes.image(image(11, b"qemu-arm", b"./x", cwd=b"?"))
+    assert processes[11].suffix == b',"arch":"arm","guest":"./x"'
+    before = processes[10]
+    processes.doubt(lambda _pid: True)
+    assert (processes[10].guest_path, processes[10].cwd) == (None, None)
+    asked.answers[10](replace(before, cwd=None))
+    assert processes[10].suffix == b',"arch":"arm","guest":"./x"', "the same from elsewhere, maybe"
 
 
 def test_what_records_told_meanwhile_stands() -> None:
@@ -224,6 +196,15 @@ def test_the_command_lines_of_a_whole_host_fit() -> None:
     assert len(processes[7].argv) > 4000, "there is room again"
 
 
+def test_directories_are_within_the_budget_too() -> None:
+    processes = table()
+    for pid in range(20_000):
+        processes.image(image(pid, b"qemu-arm", b"x", cwd=b"%b%d/" % (b"d" * 1000, pid)))
+    assert processes[0].guest_path is not None
+    assert b"guest_path" in processes[0].suffix
+    assert processes[19_999].suffix == b',"arch":"arm","guest":"x"'
+
+
 def test_a_text_is_kept_once_within_the_budget() -> None:
     texts = Texts(1000)
     first = texts.take(b"a" * 600)
@@ -240,15 +221,15 @@ def test_a_text_is_kept_once_within_the_budget() -> None:
 @pytest.mark.parametrize(
     ("names", "path"),
     [
-        (b"", "/"),
-        (b"user.slice/", "/user.slice"),
-        (b"leaf/middle/top/", "/top/middle/leaf"),
-        (b"\xff/a b/", "/a b/\ufffd"),
+        (b"", b"/"),
+        (b"user.slice/", b"/user.slice"),
+        (b"leaf/middle/top/", b"/top/middle/leaf"),
+        (b"\xff/a b/", b"/a b/\xff"),
         (b"leaf/middle", None),  # the root was not reached
     ],
 )
-def test_a_cgroups_path_from_its_names(names: bytes, path: str | None) -> None:
-    assert parse_cgroup_names(names) == path
+def test_a_path_from_its_names(names: bytes, path: bytes | None) -> None:
+    assert parse_names(names) == path
 
 
 @pytest.mark.parametrize(
@@ -256,7 +237,7 @@ def test_a_cgroups_path_from_its_names(names: bytes, path: str | None) -> None:
 )
 def test_a_command_line_that_was_not_read_whole_says_so(*, flags: int, truncated: bool) -> None:
     head = IMAGE_FORMAT.pack(1, 7, 7, NUMBER["TRACK_ADOPT"], 0, flags, 1, 1000, 0)
-    parts = b"qemu-arm\0/bin/sh\0leaf/top/\0"
+    parts = b"qemu-arm\0/bin/sh\0leaf/top/\0?\0"
     record = head + bytes(PARENTS_MAX * PARENT_FORMAT.size) + parts
     process = table().image(record)
     assert (process.truncated, process.cgroup, process.guest) == (truncated, "/top/leaf", None)

@@ -113,6 +113,13 @@ def test_a_tree_grows_and_shrinks() -> None:
     assert [row["fd"] for row in reads] == [0, 2, 3, 5], "it follows what it does not show"
 
 
+def test_a_guest_is_chosen_by_either_of_its_paths() -> None:
+    row = line("READ", pid=1, fd=0, guest="./sh", guest_path="/opt/sh")
+    for glob in ("./sh", "/opt/*"):
+        assert chosen([row], guest=glob) == [json.loads(row)]
+    assert chosen([row], guest="/bin/*") == []
+
+
 def test_a_switch_is_of_both_its_processes() -> None:
     lines = [
         line("SCHED_SWITCH", prev_pid=71, next_pid=0, pid=70),

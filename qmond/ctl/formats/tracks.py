@@ -20,7 +20,9 @@ __all__ = ["Kind", "Mark", "Origin", "Track", "marks"]
 
 Event = dict[str, Any]
 
-_ASIDE: Final = frozenset({"ts", "event", "evt", "time", "pid", "tid", "arch", "guest"})
+_ASIDE: Final = frozenset(
+    {"ts", "event", "evt", "time", "pid", "tid", "arch", "guest", "guest_path"}
+)
 """Keys that are not among the values of a mark: the track or the mark has them itself."""
 _REMEMBERED: Final = 1000
 """How many ended processes are kept: their last lines may come after their end."""

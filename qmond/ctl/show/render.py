@@ -20,7 +20,7 @@ from qmond.events.table import PUBLIC
 __all__ = ["ASIDE", "day", "line", "moment", "name_of", "pid_of", "plain", "quoted"]
 
 ASIDE: Final = frozenset(
-    {"ts", "time", "seq", "tid", "arch", "guest", "event", "evt", "pid", "parent"}
+    {"ts", "time", "seq", "tid", "arch", "guest", "guest_path", "event", "evt", "pid", "parent"}
 )
 """Keys that are columns, or that a person seldom asks for; `start` likewise."""
 _OF_ONE_RUN: Final = frozenset(
