@@ -27,7 +27,9 @@ ROOMS = {
     "ctl": {"events"},
 }  # fmt: skip
 """What each folder of qmond/ may import from, beside itself and the modules for all."""
-FOR_ALL = {"__init__", "clock", "errors", "escape", "lognames", "privileges", "units"}
+FOR_ALL = {
+    "__init__", "clock", "errors", "escape", "lognames", "namespaces", "privileges", "units",
+}  # fmt: skip
 """Modules beside the folders that any of them may import."""
 MODULES = sorted((ROOT / "qmond").rglob("*.py"))
 TESTED_TOGETHER = {
@@ -56,9 +58,12 @@ TESTED_TOGETHER = {
     "ctl.record": "root/test_record",
     "ctl.reload": "root/test_service",
     "ctl.rotate": "root/test_socket",
+    "ctl.runs.ancestors": "ctl/test_recording",
     "ctl.runs.command": "ctl/test_recording",
     "ctl.runs.commandtree": "ctl/test_recording",
     "ctl.runs.digest": "ctl/test_recording",
+    "ctl.runs.missing": "ctl/test_recording",
+    "ctl.runs.summary": "ctl/test_recording",
     "ctl.show.printing": "ctl/test_tail",
     "ctl.show.sampling": "ctl/test_top",
     "ctl.show.screen": "ctl/test_top",
@@ -111,6 +116,7 @@ TESTED_TOGETHER = {
     "looker.requests": "looker/test_asking",
     "looker.scan": "looker/test_asking",
     "looker.waiting": "looker/test_asking",
+    "namespaces": "ctl/test_recording",
     "outputs.exporter": "outputs/test_metrics",
     "outputs.exposition": "outputs/test_metrics",
     "outputs.journal": "test_messages",

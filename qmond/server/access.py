@@ -18,6 +18,7 @@ from struct import Struct, iter_unpack
 from typing import Final
 
 from qmond.errors import InUseError
+from qmond.namespaces import in_first_pid_namespace
 
 __all__ = [
     "Lock",
@@ -44,6 +45,11 @@ class Peer:
     uid: int
     gid: int
     groups: frozenset[int]
+
+    @property
+    def hosts_pid(self) -> int | None:
+        """Its process ID as events have it, or None if that is not known here."""
+        return (self.pid or None) if in_first_pid_namespace() else None
 
 
 @dataclass(frozen=True, slots=True)

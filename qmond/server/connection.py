@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
             self._refuse(error)
             return
         _log.info("client connected: %s", self._name)
-        self._buffer.write(greeting(self._source.about()))
+        self._buffer.write(greeting({**self._source.about(), "pid": self.peer.hosts_pid}))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 from serving import LIMIT, Connect, batch, line, numbered, play
 
+from qmond.namespaces import in_first_pid_namespace
 from qmond.server.access import Rights
 from qmond.server.hub import Hub
 
@@ -17,6 +19,7 @@ def test_greets_answers_and_streams(tmp_path: Path) -> None:
         peer, other = await connect(), await connect()
         about = (await peer.get())["qmond"]
         assert (about["boot_id"], about["protocol"]) == ("boot", 1)
+        assert about["pid"] == (os.getpid() if in_first_pid_namespace() else None)
         await other.get()
         assert await peer.ask('{"id":1,"op":"status"}') == {"id": 1, "ok": {"fine": True}}
         assert await peer.ask('{"op":"tail","args":{"events":["READ"]}}') == {"ok": {}}
