@@ -3,23 +3,27 @@
 qmonctl record -- ./firmware-test               into qmond-record-20261123T083452/
 qmonctl record -o run1 -- sh -c 'make check'
 qmonctl record -o run1.tar.gz --event EXEC,CONNECT -- qemu-arm-static ./sample
+qmonctl record --wait forever -- ./start-daemon  until the last process has ended
 
 The record has events.jsonl (the lines of the command's process tree), summary.json (the command,
-its exit status, counts, and whether the record is complete), tree.txt, files.txt and sockets.txt:
-see docs/record.md. Only the owner can read it.
+its exit status, counts, and whether the record is complete), summary.txt, tree.txt, files.txt and
+sockets.txt: see docs/record.md. Only the owner can read it.
 
 Exit status: that of the command; 128 plus the signal's number if a signal ended it; 127 if there is
-no such command, 126 if it cannot be executed, 125 if qmonctl failed.
+no such command, 126 if it cannot be executed, 125 if qmonctl failed. 124 if the command ended with
+0 and no guest was seen.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,13 +32,16 @@ from qmond.ctl.show.text import printable
 from qmond.ctl.tail import event_names
 from qmond.errors import QmondError
 from qmond.lognames import LIVE
+from qmond.units import parse_seconds
 
 if TYPE_CHECKING:
     from qmond.ctl.runs.recording import Recording
 
 __all__ = ["add_arguments", "run"]
 
-_FAILED: Final = 125  # the status of env(1) and timeout(1)
+_NO_GUEST, _FAILED = 124, 125  # the latter is that of env(1) and timeout(1)
+_WAIT: Final = 10.0
+"""Seconds that are waited for processes which the command left."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,22 +60,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write only these events to events.jsonl: a comma-separated list, or several times",
     )
     parser.add_argument(
+        "--wait",
+        type=_wait,
+        default=_WAIT,
+        metavar="TIME",
+        help="after the end of the command, wait so long for processes that it left: such as 1m, "
+        "0 or forever; ^C ends the wait (default: 10s)",
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print one line at the end, not a summary"
+    )
+    parser.add_argument(
         "command", nargs="+", metavar="CMD", help="the command and its arguments, after --"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; returns its exit status, or 125 if the record cannot be written."""
+    """Run the command; returns its exit status, or one of record's own."""
     from qmond.ctl.runs.recording import Recording  # noqa: PLC0415 - no other verb needs it
 
-    output = options.output or Path(f"qmond-record-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-    events = frozenset(event_names(options.event) or ()) or None
+    output: Path | None = options.output
     try:
-        recording = Recording(options.socket, options.command, events)
-        with _folder(output) as folder:
+        recording = Recording(options.socket, options.command, event_names(options.event))
+        with _folder(output) as (output, folder):
             with open(folder / LIVE, "xb", opener=_private) as out:
-                status, fault = recording.run(out)
-            recording.write(folder)
+                status, fault = recording.run(out, options.wait, _tell_of_the_wait)
+            text = recording.write(folder, output)
     except OSError as error:
         return _fail(f"{error.filename or output}: {error.strerror}")
     except QmondError as error:
@@ -79,18 +96,33 @@ def run(options: argparse.Namespace) -> int:
         )
     if fault:
         sys.stderr.write(f"qmonctl: {printable(fault)}\n")
-    sys.stderr.write(f"qmonctl: {output}: {_verdict(recording)}\n")
-    return status
+    if options.quiet:
+        text = f"qmonctl: {printable(str(output))}: {_verdict(recording)}\n"
+    sys.stderr.write(text)
+    return _NO_GUEST if status == 0 and not recording.digest.processes else status
+
+
+def _tell_of_the_wait() -> None:
+    what = "the command has ended; waiting for processes that it left"
+    sys.stderr.write(f"qmonctl: {what} (^C ends the wait)\n")
 
 
 def _verdict(recording: Recording) -> str:
     """Return the result in one line: the size of the record, and whether it is complete."""
-    counts = recording.digest.counts
-    if not counts:
-        return "no events: qmond watches only qemu-user processes and their descendants"
-    size = f"{counts.total()} events of {len(recording.digest.processes)} processes, "
-    missing = recording.missing
-    return size + ("complete" if not missing else "NOT COMPLETE: " + "; ".join(missing))
+    digest, missing = recording.digest, recording.missing
+    size = f"{digest.counts.total()} events of {len(digest.processes)} processes, "
+    reasons = printable("; ".join(missing))
+    return size + (f"NOT COMPLETE: {reasons}" if missing else "complete")
+
+
+def _wait(text: str) -> float:
+    """Parse the value of --wait to seconds."""
+    if text in {"0", "forever"}:
+        return 0.0 if text == "0" else math.inf
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, 0 or forever, is needed") from error
 
 
 def _fail(message: str) -> int:
@@ -102,16 +134,31 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def _new_folder() -> Path:
+    """Make a folder with a name of its own, also if others begin in the same second."""
+    name = f"qmond-record-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    for number in count(1):
+        folder = Path(name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            break
+    return folder
+
+
 @contextlib.contextmanager
-def _folder(output: Path) -> Iterator[Path]:
-    """Yield a folder to write to. It is packed at the end, if `output` names an archive.
+def _folder(output: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Yield the record's name, and a folder to write to. It is packed if the name is an archive's.
 
     Raises OSError; if `output` exists, before the body of the `with` statement.
     """
+    if output is None:
+        folder = _new_folder()
+        yield folder, folder
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
     if not output.name.endswith(ARCHIVES):
         output.mkdir(mode=0o700)  # it contains what processes read and wrote
-        yield output
+        yield output, output
         return
 
     import tarfile  # noqa: PLC0415 - only for archives
@@ -125,9 +172,9 @@ def _folder(output: Path) -> Iterator[Path]:
     with open(output, "xb", opener=_private) as file, contextlib.ExitStack() as stack:
         stack.callback(output.unlink)
         temporary = tempfile.TemporaryDirectory(prefix=".qmond-record-", dir=output.parent)
-        folder = stack.enter_context(temporary)
-        yield Path(folder)
+        unpacked = stack.enter_context(temporary)
+        yield output, Path(unpacked)
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
-            archive.add(folder, arcname=name, filter=private)
+            archive.add(unpacked, arcname=name, filter=private)
         temporary.cleanup()
         stack.pop_all()

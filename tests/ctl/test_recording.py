@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 from peer import HELLO, peers
 
-from qmond.ctl import main
-from qmond.ctl.runs import command
+from qmond.ctl import main, record
+from qmond.ctl.runs import ancestors, recording, summary
 from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import Digest
-from qmond.ctl.runs.recording import Recording
+from qmond.ctl.runs.missing import Missing
+from qmond.ctl.show.text import width
 from qmond.errors import QmondError
 from qmond.escape import json_bytes
+from qmond.namespaces import in_first_pid_namespace
 
 Event = dict[str, Any]
 ROOT = 50
@@ -29,6 +32,7 @@ def adopt(pid: int, *parents: int, **more: Any) -> Event:
     about = {"argv": ["qemu-arm", "x"], "bin": "qemu-arm", "arch": "arm", "guest": "x"}
     return {
         "event": "TRACK_ADOPT",
+        "origin": "exec",
         "pid": pid,
         "ppid": parents[0],
         "parents": rows,
@@ -94,7 +98,7 @@ def test_a_tree_grows_by_forks_and_ancestors_and_forgets_the_dead() -> None:
 def test_groups_stand_for_their_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: set[str] | None, wanted: object
 ) -> None:
-    monkeypatch.setattr(command, "in_first_pid_namespace", lambda: True)
+    monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: True)
     names = ["START", "LOST", "TRACK_FORK", "EXIT", "SCHED_SWITCH", "CONNECT", "BIND"]
     enabled = {"fields": "full", "events": [*names, "TRACK_ADOPT"], "capture": {"bytes": 1}}
     answers = [
@@ -103,12 +107,12 @@ def test_groups_stand_for_their_events(
     ]
     with peers(tmp_path / "s", (HELLO, *(json_bytes(row) + b"\n" for row in answers))):
         try:
-            recording = Recording(tmp_path / "s", ["true"], frozenset(words or ()) or None)
+            found = recording.Recording(tmp_path / "s", ["true"], words)
         except QmondError as error:
             assert str(wanted) in str(error)
         else:
-            recording._client.close()
-            assert recording.summary()["events"] == wanted
+            found._client.close()
+            assert found._summary()["events"] == wanted
 
 
 def test_a_digest_has_processes_images_files_and_sockets() -> None:
@@ -119,9 +123,12 @@ def test_a_digest_has_processes_images_files_and_sockets() -> None:
         call("TRACK_OPENAT", 70, file="/a\nb"),
         fork(70, 71),
         fork(70, 72),
-        {**call("WRITE", 71, len=7), "guest": "/bin/echo", "arch": None},
+        {**call("WRITE", 71, len=7, fd=1), "guest": "/bin/echo", "arch": None},
         call("READ", 72, len=5),
         call("CONNECT", 72, addr="127.0.0.1:9"),
+        call("BIND", 72, addr="unix:/s", fd=3),
+        call("SENDTO", 72, len=5),
+        call("SENDTO", 72, len=5, addr="[::1]:53"),
         end(71, 3),
         fork(70, 71),  # a number that is used again
         end(71, None, 9),
@@ -136,9 +143,168 @@ def test_a_digest_has_processes_images_files_and_sockets() -> None:
         "└─ 71 fork [x (arm)]: signal 9\n"
     )
     assert "".join(digest.files()).splitlines()[1:] == ["       2 /a\\nb"]
-    assert "".join(digest.sockets()).splitlines()[1:] == ["       1 127.0.0.1:9"]
+    assert "".join(digest.sockets()).splitlines()[1:] == [
+        "       1 bind     unix:/s",
+        "       1 connect  127.0.0.1:9",
+        "       1 sendto   [::1]:53",
+    ]
     assert (digest.running, len(digest.processes)) == ([72], 4)
     assert (digest.bytes, digest.calls) == ({"WRITE": 7, "READ": 5}, {"ALLOC_SUM": 4})
+
+
+PEERS = "the peers of 2 RECVFROM, 1 SENDTO are not known"
+LATE = "what was before TRACK_ADOPT is not known of"
+DAMAGED = "text is cut, unreadable or withheld in"
+
+
+@pytest.mark.parametrize(
+    ("events", "reasons"),
+    [
+        ([adopt(70, ROOT), call("WRITE", 70, buf="x", truncated=True)], []),
+        ([call("CONNECT", 70, addr="127.0.0.1:9"), call("SENDTO", 70, addr="[::1]:53")], []),
+        ([call("RECVFROM", 70, size=9), call("SENDTO", 70), call("RECVFROM", 70)], [PEERS]),
+        (
+            [call("BIND", 70, addr=addr) for addr in ("[::1]:0", "unix:@a", "family:16")],
+            ["who connected to the addresses of 2 BIND is not known"],
+        ),
+        (
+            [
+                call("TRACK_OPENAT", 70, file="/a", truncated=True),
+                call("TRACK_OPENAT", 70, file="", withheld=True),
+                call("CONNECT", 70, addr="family:none", fault=True),
+                call("WRITE", 70, buf="x", fault=True, truncated=True),
+            ],
+            [f"{DAMAGED} 1 CONNECT, 2 TRACK_OPENAT, 1 WRITE"],
+        ),
+        (
+            [adopt(pid, ROOT, origin="procfs") for pid in range(70, 81)],
+            [f"{LATE} 11 processes (70, 71, 72, 73, 74, 75, 76, 77, 78, 79, …)"],
+        ),
+        (
+            [adopt(70, ROOT, argv=[], guest=None)],
+            ["program and command line are not known of 1 process (70)"],
+        ),
+        (
+            [call("IO_URING", 70), call("IO_URING", 70)],
+            ["io_uring, whose I/O makes no system calls, is used by 1 process (70)"],
+        ),
+        (
+            [call("READ", 70, redacted=True, truncated=True)] * 2,
+            ["content is left out, because this user may not see it"],
+        ),
+    ],
+)
+def test_what_is_not_known_is_said_once(events: list[Event], reasons: list[str]) -> None:
+    missing = Missing({"READ"})
+    for event in events:
+        missing.add(event)
+    assert missing.reasons == reasons
+
+
+def test_losses_are_added_up_unless_they_are_others() -> None:
+    missing = Missing({"READ"})
+    lost = {"stage": "ring", "by_event": {"READ": 2, "WRITE": 9}}
+    for event in (lost, lost, lost | {"stage": "log", "by_event": {"WRITE": 9}}):
+        missing.add_loss("LOST", event, {70})
+    for pid, count in ((70, 1), (-1, 3), (60, 99)):
+        missing.add_loss("SUPPRESSED", {"pid": pid, "by_event": {"READ": count}}, {70})
+    missing.add_loss("DROPPED", {"count": 5}, {70})
+    missing.add_loss("GAP", {"from_seq": 3, "to_seq": 4}, {70})
+    assert missing.reasons == [
+        "lines 3 to 4 are no longer in the log",
+        "LOST at the ring, by all processes: 4 READ",
+        "SUPPRESSED by limits: 4 READ",
+        "DROPPED: 5 lines, because this program was too slow",
+    ]
+
+
+def test_a_summary_says_what_was_asked_for() -> None:
+    digest = Digest()
+    opened = ["/proc/self/maps", "x", "/lib/libc.so.6", "/etc/hostname", "/\x1b[31m"]
+    for event in [
+        adopt(70, ROOT),
+        *(call("TRACK_OPENAT", 70, file=path) for path in opened),
+        fork(70, 71),
+        *(call("EXEC", 71, filename=f"{folder}/echo") for folder in ("/usr/local/bin", "/bin")),
+        {**call("WRITE", 71, fd=1, len=7), "guest": "/bin/echo", "arch": None},
+        call("WRITE", 71, fd=1, len=3),
+        call("WRITE", 70, fd=9, len=4),
+        call("CONNECT", 70, addr="127.0.0.1:9"),
+        call("BIND", 70, addr="unix:/s"),
+        call("SIGNAL_GENERATE", 70, sig=17),
+        call("SIGNAL_GENERATE", 70, sig=10),
+        end(71, None, 9),
+        end(70),
+    ]:
+        digest.add(event)
+    run = summary.Run(["qemu-arm", "x"], 0, 0.041)
+    assert "".join(summary.lines(digest, run, [], "run")) == (
+        "qemu-arm x: exit 0 after 0.04 s, 2 processes, 18 events\n"
+        "  ran                  x (arm), /bin/echo\n"
+        "  asked to execute     /usr/local/bin/echo\n"
+        "  asked to open        /etc/hostname, /\\x1b[31m, and 3 more in files.txt\n"
+        "  asked to connect to  127.0.0.1:9\n"
+        "  asked to bind        unix:/s\n"
+        "  asked to write       10 bytes to descriptor 1, 4 bytes to others\n"
+        "  signals              1 SIGUSR1, 1 SIGCHLD\n"
+        "  ended otherwise      71 signal 9\n"
+        "  complete: nothing is known to be missing\n"
+        "  more in run: tree.txt, files.txt, sockets.txt, events.jsonl, summary.json\n"
+    )
+
+
+def test_a_summary_is_short_and_hides_nothing() -> None:
+    digest = Digest()
+    digest.add(adopt(70, ROOT))
+    for number in range(1000):
+        digest.add(call("TRACK_OPENAT", 70, file=f"/{number}/" + "字" * 99))
+    run = summary.Run(["x" * 999], 1, 0)
+    reasons = [f"reason {number}" for number in range(9)]
+    lines = "".join(summary.lines(digest, run, reasons, "run")).splitlines()
+    assert max(map(width, lines)) <= 78
+    assert any(line.endswith(", and 999 more in files.txt") for line in lines)
+    said = " ".join(line.strip() for line in lines)
+    assert "NOT COMPLETE: reason 0; reason 1; reason 2; reason 3; and 5 more reasons in" in said
+    assert len(lines) < 12
+
+
+def test_the_ancestors_are_told_to_the_first() -> None:
+    found, are_all = ancestors.above(os.getpid())
+    assert (found[0], are_all) == (os.getppid(), True)
+    assert found[-1] in {0, 1}
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert ancestors.above(gone.pid) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("about", "in_first", "found"),
+    [({}, 1, os.getpid()), ({"pid": 7}, 1, os.getpid()), ({"pid": 7}, 0, 7)],
+)
+def test_the_root_is_this_process_as_events_name_it(
+    about: Event, in_first: int, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: in_first == 1)
+    assert recording._own_id(about) == found
+
+
+@pytest.mark.parametrize("about", [{}, {"pid": None}])
+def test_without_an_id_it_says_what_to_do(about: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: False)
+    with pytest.raises(QmondError, match="--pid=host"):
+        recording._own_id(about)
+
+
+def test_a_default_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [record._new_folder() for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("forever", math.inf), ("250ms", 0.25)])
+def test_the_wait_is_a_time(text: str, seconds: float) -> None:
+    assert record._wait(text) == seconds
 
 
 RUN = """
@@ -206,9 +372,58 @@ def test_orphans_come_to_it() -> None:
     assert found == f"PPid:\t{process.pid}\n"
 
 
+WAIT = """
+import sys, time
+from qmond.ctl.runs import command
+with command.adopting_orphans(), command.holding_signals() as mask:
+    command.run(["sh", "-c", sys.argv[2]], mask)
+    print("ended", flush=True)
+    since = time.monotonic()
+    command.await_descendants(float(sys.argv[1]), lambda: print("slow", flush=True))
+    print(time.monotonic() - since, command.has_descendants())
+"""
+
+
+def wait(seconds: str, script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WAIT, seconds, script], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "script", "least", "most", "are_left"),
+    [
+        ("30", "true", 0, 1, "False"),
+        ("inf", "((sleep 0.7; exec sleep 0.6) &)", 1.2, 20, "False"),
+        ("0.3", "sleep 30 >/dev/null & true", 0.3, 10, "True"),
+        ("0", "sleep 30 >/dev/null & true", 0, 1, "True"),
+    ],
+)
+def test_it_waits_for_what_the_command_left(
+    seconds: str, script: str, least: float, most: float, are_left: str
+) -> None:
+    with wait(seconds, script) as process:
+        out, _ = process.communicate(timeout=60)
+    took, left = out.splitlines()[-1].split()
+    assert least <= float(took) < most
+    assert left == are_left
+    assert ("slow" in out) is (float(took) > 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_alone(number: signal.Signals) -> None:
+    with wait("inf", "sh -c 'sleep 3; exit' >/dev/null & true") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ended\n"
+        process.send_signal(number)
+        took, are_left = process.stdout.readline().split()
+    assert float(took) < 3
+    assert are_left == "True"
+
+
 def test_it_is_in_the_namespace_that_it_says() -> None:
     found = os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"
-    assert command.in_first_pid_namespace() is found
+    assert in_first_pid_namespace() is found
 
 
 def test_no_daemon_is_the_records_own_failure(

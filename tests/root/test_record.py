@@ -96,7 +96,10 @@ def test_counts_are_those_of_strace(qmond: StartQmond, build: Build, tmp_path: P
         "SOCKET": count(r" socket\("),
     }
     summary, _ = bundle(tmp_path / "run")
-    assert summary["complete"], summary["missing"]
+    assert summary["missing"] == [
+        "the peers of 1 RECVFROM, 1 SENDTO are not known",
+        "who connected to the addresses of 4 BIND is not known",
+    ]
     assert {name: summary["counts"].get(name, 0) for name in truth} == truth
     assert truth["CONNECT"] == 4
     tree = (tmp_path / "run/tree.txt").read_text()
@@ -105,7 +108,8 @@ def test_counts_are_those_of_strace(qmond: StartQmond, build: Build, tmp_path: P
     )
     assert re.search(r"└─ \d+ fork \[.*actions-aarch64 \(aarch64\)\]: exit 3", tree)
     sockets = (tmp_path / "run/sockets.txt").read_text()
-    assert f"1 127.0.0.1:{CLOSED_PORT}\n" in sockets
+    assert f"1 connect  127.0.0.1:{CLOSED_PORT}\n" in sockets
+    assert "1 bind     unix:@abstract\n" in sockets
     assert f"1 {tmp_path}/in\n" in (tmp_path / "run/files.txt").read_text()
 
 
@@ -121,18 +125,189 @@ def test_an_orphan_of_natives_is_of_the_tree(qmond: StartQmond, tmp_path: Path) 
     assert [event["buf"] for event in events if event["event"] == "WRITE"] == ["late\n"]
 
 
-def test_who_lives_on_is_said(qmond: StartQmond, tmp_path: Path) -> None:
+def test_what_is_not_known_is_said(qmond: StartQmond, build: Build, tmp_path: Path) -> None:
+    """Messages have no peers today, nobody traces accept, and a path has a largest length."""
     daemon = qmond()
-    begun = "until grep -q qemu /proc/$!/comm; do sleep 0.1; done"
-    script = f"{EMULATED} sleep {PATIENCE} & {begun}"
-    words = command(daemon, tmp_path / "run", "sh", "-c", script)
+    guest = ["qemu-aarch64-static", build("talks", "aarch64")]
+    done = execute(command(daemon, tmp_path / "run", *guest))
+    assert done.returncode == 0, done
+    summary, events = bundle(tmp_path / "run")
+    assert not summary["complete"]
+    assert summary["missing"] == [
+        "the peers of 1 RECVFROM, 3 SENDTO are not known",
+        "who connected to the addresses of 3 BIND is not known",
+        "text is cut, unreadable or withheld in 1 TRACK_OPENAT",
+    ]
+    bound = [event["addr"] for event in events if event["event"] == "BIND"]
+    sockets = (tmp_path / "run/sockets.txt").read_text()
+    assert sockets.splitlines()[1:] == [
+        "       2 bind     127.0.0.1:0",
+        "       1 bind     unix:@talks",
+    ]
+    assert bound == ["127.0.0.1:0"] * 2 + ["unix:@talks"]
+    assert b"  NOT COMPLETE: the peers of 1 RECVFROM, 3 SENDTO are not known;" in done.stderr
+
+
+GUEST_STAYS = f"{EMULATED} sleep {PATIENCE} & until grep -q qemu /proc/$!/comm; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("options", [("--wait", "0"), ("--wait", "1500ms")])
+def test_who_lives_on_is_said(qmond: StartQmond, tmp_path: Path, options: tuple[str, ...]) -> None:
+    daemon = qmond()
+    words = command(daemon, tmp_path / "run", "sh", "-c", GUEST_STAYS, options=options)
     # the guest has what stdout is, so that a pipe's end would be that of the guest
     assert subprocess.run(words, check=False).returncode == 0
     summary, _ = bundle(tmp_path / "run")
     (guest,) = summary["running"]
     os.kill(guest, signal.SIGKILL)
+    assert summary["missing"] == [f"still running at the end: 1 process ({guest})"]
     assert ": no end was seen\n" in (tmp_path / "run/tree.txt").read_text()
     wait_until(lambda: not daemon.status()["tracked"])
+
+
+def test_a_signal_ends_the_wait_and_not_the_guest(qmond: StartQmond, tmp_path: Path) -> None:
+    daemon = qmond()
+    options = ("--wait", "forever")
+    script = f"{GUEST_STAYS}; echo ended >{tmp_path}/ended"
+    words = command(daemon, tmp_path / "run", "sh", "-c", script, options=options)
+    with subprocess.Popen(words) as recording:
+        wait_until((tmp_path / "ended").exists)
+        assert recording.poll() is None
+        recording.send_signal(signal.SIGTERM)
+        assert recording.wait(PATIENCE) == 0
+    (guest,) = bundle(tmp_path / "run")[0]["running"]
+    os.kill(guest, signal.SIGKILL)  # it has not ended
+
+
+def test_it_waits_for_the_last_process(qmond: StartQmond, tmp_path: Path) -> None:
+    """Also for a native one, which starts a guest only later."""
+    daemon = qmond()
+    script = f"(sleep 0.7; {EMULATED} echo late; exit 0) >{tmp_path}/late & exit 3"
+    done = execute(command(daemon, tmp_path / "run", "sh", "-c", script))
+    assert done.returncode == 3
+    summary, events = bundle(tmp_path / "run")
+    assert (summary["complete"], summary["exit"], summary["running"]) == (True, 3, [])
+    assert [event["buf"] for event in events if event["event"] == "WRITE"] == ["late\n"]
+
+
+@pytest.mark.parametrize(("word", "status"), [("true", 124), ("false", 1), ("no-such-thing", 127)])
+def test_without_a_guest_it_has_a_status_of_its_own(
+    qmond: StartQmond, tmp_path: Path, word: str, status: int
+) -> None:
+    daemon = qmond()
+    done = execute(command(daemon, tmp_path / "run", word))
+    assert done.returncode == status
+    summary, _ = bundle(tmp_path / "run")
+    assert summary["exit"] == (0 if word == "true" else status)
+    assert not summary["complete"]
+    assert "no guest was seen" in summary["missing"][0]
+    assert b"NOT COMPLETE: no guest was seen" in done.stderr
+
+
+def test_four_at_once_have_names_of_their_own(qmond: StartQmond, tmp_path: Path) -> None:
+    daemon = qmond()
+    socket = ["--socket", str(daemon.socket)]
+    words = [str(QMONCTL), *socket, "record", "--quiet", "--", *EMULATED.split(), "echo"]
+    started = [
+        subprocess.Popen([*words, str(number)], cwd=tmp_path, stderr=subprocess.PIPE)
+        for number in range(4)
+    ]
+    said = [process.communicate(timeout=120)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+    folders = [line.split(": ")[1] for line in said]
+    assert len(set(folders)) == 4
+    for number, folder in enumerate(folders):
+        summary, events = bundle(tmp_path / folder)
+        assert summary["command"][-1] == str(number)
+        assert [e["buf"] for e in events if e["event"] == "WRITE"] == [f"{number}\n"]
+
+
+@pytest.mark.parametrize("proc", ["--mount-proc", "--mount"])
+def test_in_another_pid_namespace(qmond: StartQmond, tmp_path: Path, proc: str) -> None:
+    """Its process IDs are not those of the events; with the host's /proc and without."""
+    daemon = qmond()
+    script = f"{EMULATED} echo one | {EMULATED} cat; {EMULATED} true & exit 5"
+    words = command(daemon, tmp_path / "run", "sh", "-c", script)
+    with subprocess.Popen([*EMULATED.split(), "sleep", "60"]) as other:
+        done = execute(["unshare", "--pid", "--fork", proc, *words])
+        other.kill()
+    assert (done.returncode, done.stdout) == (5, b"one\n")
+    summary, events = bundle(tmp_path / "run")
+    assert summary["complete"], summary["missing"]
+    assert (summary["processes"], summary["running"]) == (3, [])
+    adopted = [event for event in events if event["event"] == "TRACK_ADOPT"]
+    assert sorted(event["argv"][2] for event in adopted) == ["cat", "echo", "true"]
+    assert other.pid not in {event["pid"] for event in adopted}
+
+
+def test_in_a_namespace_that_the_daemon_does_not_see(qmond: StartQmond, tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    daemon = qmond(under=unshare)
+    words = command(daemon, tmp_path / "run", "true")
+    refused = execute([*unshare, *words])
+    assert refused.returncode == 125
+    assert b"--pid=host" in refused.stderr
+    assert execute(words).returncode == 124, "on the host, it knows its own ID"
+
+
+def test_a_guest_deep_below_the_command(qmond: StartQmond, tmp_path: Path) -> None:
+    """It has more ancestors than TRACK_ADOPT has: record finds the others."""
+    daemon = qmond()
+    script = tmp_path / "nest"
+    script.write_text(f'test $1 = 0 && exec {EMULATED} echo deep\nsh "$0" $(($1 - 1)); exit $?\n')
+    done = execute(command(daemon, tmp_path / "run", "sh", script, 12))
+    assert done.stdout == b"deep\n"
+    summary, events = bundle(tmp_path / "run")
+    assert summary["complete"], summary["missing"]
+    (adopted,) = [event for event in events if event["event"] == "TRACK_ADOPT"]
+    assert len(adopted["parents"]) == 8
+
+
+def test_a_guest_that_comes_under_watch_late(qmond: StartQmond, tmp_path: Path) -> None:
+    """What it did before is not in the record."""
+    config = {"match": {"prefixes": ["qemu-arm"]}}
+    daemon = qmond(**config)
+    words = command(daemon, tmp_path / "run", *EMULATED.split(), "cat")
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as recording:
+        child = Path(f"/proc/{recording.pid}/task/{recording.pid}/children")
+        wait_until(lambda: child.read_text() and b"cat" in cmdline(int(child.read_text())))
+        file = tmp_path / "qmon.yaml"
+        file.write_text(file.read_text().replace("qemu-arm", "qemu-aarch64"))
+        assert daemon.ctl("reload").returncode == 0
+        wait_until(lambda: daemon.status()["tracked"])
+        recording.communicate(timeout=PATIENCE)
+    summary, events = bundle(tmp_path / "run")
+    (pid,) = {event["pid"] for event in events if event["event"] == "TRACK_ADOPT"}
+    assert summary["missing"] == [
+        "the daemon's configuration was changed meanwhile: match",
+        f"what was before TRACK_ADOPT is not known of 1 process ({pid})",
+    ]
+
+
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_the_summary_is_printed_and_kept(qmond: StartQmond, build: Build, tmp_path: Path) -> None:
+    daemon = qmond()
+    guest = ["qemu-aarch64-static", build("actions", "aarch64"), tmp_path, CLOSED_PORT]
+    (tmp_path / "in").write_bytes(b"what the guest reads\n")
+    folder = tmp_path / "run"
+    done = execute(command(daemon, folder, *guest))
+    said = done.stderr.decode()
+    assert said == (folder / "summary.txt").read_text()
+    lines = said.splitlines()
+    assert max(map(len, lines[:-1])) <= 78
+    assert lines[-1].startswith(f"  more in {folder}: ")
+    assert lines[0].endswith(f" processes, {sum(bundle(folder)[0]['counts'].values())} events")
+    assert (
+        "  asked to connect to  127.0.0.1:9, [::1]:9, unix:/no/such.sock, unix:@abstract" in lines
+    )
+    assert any(re.match(r"  ran  .*/actions-aarch64 \(aarch64\)", line) for line in lines), said
+    (opened,) = [line for line in lines if line.startswith("  asked to open ")]
+    assert f" {tmp_path}/in" in opened
+    assert re.search(r", and \d+ more in files.txt$", opened)
+    assert "\x1b" not in said
 
 
 @pytest.mark.parametrize(

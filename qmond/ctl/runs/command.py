@@ -5,24 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from qmond.errors import QmondError
 
-__all__ = ["adopting_orphans", "holding_signals", "in_first_pid_namespace", "run"]
+__all__ = ["adopting_orphans", "await_descendants", "has_descendants", "holding_signals", "run"]
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # the statuses of env(1) and timeout(1)
 _FORWARDED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _WAITED_FOR: Final = _FORWARDED | {signal.SIGCHLD}
-_FIRST_PID_NAMESPACE: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PR_SET_CHILD_SUBREAPER: Final = 36  # include/uapi/linux/prctl.h
-
-
-def in_first_pid_namespace() -> bool:
-    """Whether this is the host's PID namespace, whose process IDs the events have."""
-    return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+_SLOW: Final = 1.0
+"""Seconds of waiting for descendants until the user is told."""
+_SLEEP_MAX: Final = 3600.0
 
 
 @contextmanager
@@ -87,3 +85,31 @@ def _await(command: int) -> int:
                 if ended[0] == command:
                     code = os.waitstatus_to_exitcode(ended[1])
                     return 128 - code if code < 0 else code
+
+
+def await_descendants(seconds: float, tell: Callable[[], None]) -> None:
+    """Wait until all descendants have ended, within `adopting_orphans` and `holding_signals`.
+
+    Ends after `seconds`, or with a signal that `run` would forward. Calls `tell` if it takes long.
+    """
+    began = time.monotonic()
+    slow, end = began + _SLOW, began + seconds
+    is_told = False
+    while has_descendants() and (now := time.monotonic()) < end:
+        if not is_told and now >= slow:
+            tell()
+            is_told = True
+        until = end if is_told else min(slow, end)
+        received = signal.sigtimedwait(_WAITED_FOR, min(until - now, _SLEEP_MAX))
+        if received is not None and received.si_signo != signal.SIGCHLD:
+            return
+
+
+def has_descendants() -> bool:
+    """Whether any descendant still runs, within `adopting_orphans`."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True

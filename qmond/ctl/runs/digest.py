@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qmond.ctl.show.text import printable, tree_lines
 
-__all__ = ["Digest", "Process"]
+__all__ = ["LISTED", "Digest", "Process"]
 
-_LISTED: Final = {"TRACK_OPENAT": ("files", "file"), "CONNECT": ("sockets", "addr")}
+_OPENS: Final = "TRACK_OPENAT"
+_SOCKETS: Final = frozenset({"CONNECT", "BIND", "SENDTO", "RECVFROM"})
+LISTED: Final = _SOCKETS | {_OPENS, "EXEC", "READ", "WRITE", "SIGNAL_GENERATE", "IO_URING"}
+"""The events that a digest goes by, beside those that a process tree is made of."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +30,15 @@ class Process:
     """How it ended, as text; empty while it runs."""
     children: list[Process] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
-    sockets: Counter[str] = field(default_factory=Counter)
+    """Paths that it asked to open."""
+    sockets: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Addresses that it named, each with the call: connect, bind, sendto or recvfrom."""
+    programs: Counter[str] = field(default_factory=Counter)
+    """Paths that it asked to execute."""
+    signals: Counter[int] = field(default_factory=Counter)
+    """Signals that were generated for it."""
+    written: Counter[int] = field(default_factory=Counter)
+    """Bytes that it asked to write, by descriptor."""
 
     def note_image(self, event: dict[str, Any]) -> None:
         """Add the guest that an event names, if it is another one than before."""
@@ -36,6 +47,23 @@ class Process:
             image = (event.get("arch"), guest)
             if not self.images or self.images[-1] != image:
                 self.images.append(image)
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Add an event of this process."""
+        name = event["event"]
+        if name == _OPENS:
+            self.files[_text(event, "file")] += 1
+        elif name == "EXEC":
+            self.programs[_text(event, "filename")] += 1
+        elif name in _SOCKETS and "addr" in event:
+            self.sockets[name.lower(), _text(event, "addr")] += 1
+        elif name == "WRITE":
+            self.written[event["fd"]] += event["len"]
+        elif name == "SIGNAL_GENERATE":
+            self.signals[event["sig"]] += 1
+        elif name == "EXIT":
+            signal = event["signal"]
+            self.end = f"exit {event['code']}" if signal is None else f"signal {signal}"
 
     def label(self) -> str:
         """Return the process in one line: ID, command line, guests."""
@@ -79,13 +107,9 @@ class Digest:
         process.note_image(event)
         if name in {"READ", "WRITE"}:
             self.bytes[name] += event.get("len", 0)
-        elif name in _LISTED:
-            attribute, key = _LISTED[name]
-            getattr(process, attribute)[event[key]] += 1
-        elif name == "EXIT":
-            signal = event["signal"]
-            process.end = f"exit {event['code']}" if signal is None else f"signal {signal}"
+        if name == "EXIT":
             del self._running[process.pid]
+        process.add(event)
 
     def count(self, name: str, by_pid: dict[str, int]) -> None:
         """Add the calls of these processes in a line of statistics."""
@@ -118,15 +142,30 @@ class Digest:
 
     def files(self) -> Iterator[str]:
         """Yield the lines of files.txt: the paths that each process opened, and how often."""
-        return self._by_process("files")
+        return self._by_process(lambda process: process.files)
 
     def sockets(self) -> Iterator[str]:
-        """Yield the lines of sockets.txt: the addresses of connects by process, and how often."""
-        return self._by_process("sockets")
+        """Yield the lines of sockets.txt: calls and addresses by process, and how often."""
+        return self._by_process(
+            lambda process: Counter(
+                {f"{call:8} {addr}": count for (call, addr), count in process.sockets.items()}
+            )
+        )
 
-    def _by_process(self, attribute: str) -> Iterator[str]:
+    def _by_process(self, listed: Callable[[Process], Counter[str]]) -> Iterator[str]:
         for process in self.processes:
-            counts: Counter[str] = getattr(process, attribute)
+            counts = listed(process)
             if counts:
                 yield f"{process.label()}\n"
                 yield from (f"{counts[text]:8} {printable(text)}\n" for text in sorted(counts))
+
+
+def _text(event: dict[str, Any], key: str) -> str:
+    """Return a path or an address, with a mark if it is not whole."""
+    if "buf" in event:  # the marks are about this
+        return str(event[key])
+    if event.get("withheld"):
+        return "(withheld)"
+    if event.get("fault"):
+        return f"{event[key]} (not all could be read)"
+    return f"{event[key]} (cut)" if event.get("truncated") else str(event[key])

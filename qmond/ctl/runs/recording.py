@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -13,13 +13,15 @@ from typing import IO, Any, Final
 import orjson
 
 from qmond.client import Client
-from qmond.ctl.runs import command
+from qmond.ctl.runs import ancestors, command, summary
 from qmond.ctl.runs.commandtree import CommandTree
-from qmond.ctl.runs.digest import Digest
+from qmond.ctl.runs.digest import LISTED, Digest
+from qmond.ctl.runs.missing import Missing
 from qmond.errors import QmondError
 from qmond.escape import json_bytes
 from qmond.events.groups import resolve
 from qmond.events.tree import NEEDED
+from qmond.namespaces import in_first_pid_namespace
 
 __all__ = ["Recording"]
 
@@ -29,7 +31,18 @@ _DRAIN_MAX: Final = 60
 """Seconds for the daemon to write all events that the kernel had counted."""
 _OF_NO_PROCESS: Final = frozenset({"START", "END", "CLOCK", "DROPPED", "GAP"})
 _LOSSES: Final = frozenset({"LOST", "SUPPRESSED", "DROPPED", "GAP"})
-_REASONS_MAX: Final = 100
+_NO_GUEST: Final = "no guest was seen: qmond watches only qemu-user processes and their descendants"
+_NOT_TOLD: Final = (
+    "this is another pid namespace than the host's, whose process IDs the events have, and the "
+    "daemon does not tell the ID of this process there"
+)
+_NAMESPACE_HINT: Final = (
+    "run this on the host, or in a container with the host's process IDs (docker run --pid=host); "
+    "the same for the daemon, if it runs in a container: only in the host's pid namespace it knows "
+    "the ID, see docs/operations.md"
+)
+_KEYS: Final = ("events", "fields", "limits", "match", "capture")
+"""The keys of the daemon's configuration that decide what is recorded."""
 
 
 class Recording:
@@ -39,71 +52,80 @@ class Recording:
     QmondError if the daemon cannot be reached, or its configuration does not allow a recording.
     """
 
-    def __init__(self, path: Path | None, words: list[str], events: frozenset[str] | None) -> None:
-        if not command.in_first_pid_namespace():
-            raise QmondError(
-                "this is not the host's PID namespace, whose process IDs the events have",
-                hint="run it outside the container, or in a container with --pid=host",
-            )
+    def __init__(self, path: Path | None, words: list[str], events: Collection[str] | None) -> None:
         self.digest = Digest()
-        self.missing: list[str] = []
-        """The reasons why the record is not complete."""
         self.write_error: OSError | None = None
         """The error if the lines could not be written."""
         self._path = path
         self._words = words
         self._client = Client(path)
         try:
+            self._tree = CommandTree(_own_id(self._client.about))
             self._config = self._client.config()
             self._known = [event["name"] for event in self._client.events()]
             self._wanted = self._wanted_events(events)
         except QmondError:
             self._client.close()
             raise
-        self._tree = CommandTree(os.getpid())
+        self._missing = Missing(self._concerned)
+        self._note_switched_off()
         self._last = self._client.about.get("newest") or 0
         self._result: dict[str, Any] = {}
+        self._seconds = 0.0
         self._has_ended = False
 
-    def _wanted_events(self, events: frozenset[str] | None) -> frozenset[str]:
+    def _wanted_events(self, events: Collection[str] | None) -> frozenset[str]:
         if self._config["fields"] != "full":
             raise QmondError(
                 "the daemon's configuration has `fields: original`: its lines lack needed keys",
                 hint="set `fields: full`",
             )
-        try:
-            wanted = frozenset(resolve(events or ["all"], self._known)) - _OF_NO_PROCESS
-        except ValueError as error:
-            raise QmondError(f"--event: {error}") from error
-        enabled = frozenset(self._config["events"])
-        if off := sorted(NEEDED - enabled):
+        if off := sorted(NEEDED - set(self._config["events"])):
             raise QmondError(
                 f"the daemon's configuration switches {', '.join(off)} off, "
                 "which are needed to follow the process tree",
                 hint="add them to `events`",
             )
-        if off := sorted((wanted | {"LOST"}) - enabled):
-            self._note_missing(f"switched off in the daemon's configuration: {', '.join(off)}")
-        return wanted
+        return frozenset(_chosen(events, self._known)) - _OF_NO_PROCESS
 
-    def run(self, out: IO[bytes]) -> tuple[int, str]:
+    @property
+    def _concerned(self) -> frozenset[str]:
+        """The events that the record is made of."""
+        return self._wanted | NEEDED | LISTED & set(self._known)
+
+    def _note_switched_off(self) -> None:
+        needed = self._concerned | {"LOST", "SUPPRESSED"}
+        if off := sorted(needed - set(self._config["events"])):
+            self._missing.note(f"switched off in the daemon's configuration: {', '.join(off)}")
+
+    @property
+    def missing(self) -> list[str]:
+        """The reasons why the record is not complete."""
+        return self._missing.reasons
+
+    def run(self, out: IO[bytes], wait: float, tell: Callable[[], None]) -> tuple[int, str]:
         """Run the command, and write the lines of its process tree to `out`.
 
-        Returns the exit status, and the error if the command could not be started, or "".
+        After its end, waits at most `wait` seconds for the processes that it left, and calls `tell`
+        if that takes long. Returns the exit status, and the error if the command could not be
+        started, or "".
         """
         lines = self._client.tail(from_seq=self._last + 1)
         with command.adopting_orphans(), command.holding_signals() as mask:
             reading = threading.Thread(target=self._read, args=(lines, out))
-            began = _now()
+            began, since = _now(), time.monotonic()
             reading.start()
             try:
                 status, error = command.run(self._words, mask)
                 self._result = {"began": began, "ended": _now(), "exit": status}
+                self._seconds = time.monotonic() - since
+                command.await_descendants(wait, tell)
                 self._catch_up()
             finally:
                 self._has_ended = True
                 self._client.close()  # this ends the thread
                 reading.join()
+            self._note_rest()
         return status, error
 
     def _read(self, lines: Iterator[bytes], out: IO[bytes]) -> None:
@@ -117,55 +139,42 @@ class Recording:
             self.write_error, reason = error, "the lines could not be written"
         if not self._has_ended:
             self._has_ended = True
-            self._note_missing(f"{reason}; the last line was {self._last}")
+            self._missing.note(f"{reason}; the last line was {self._last}")
 
     def _handle(self, line: bytes, out: IO[bytes]) -> None:
         event = orjson.loads(line)
         name = event.get("event") or event["evt"]
         seq = event["to_seq"] if name == "GAP" else event["seq"]
         if name not in _LOSSES and seq != self._last + 1:
-            self._note_missing(f"lines {self._last + 1} to {seq - 1} were not received")
+            self._missing.note(f"lines {self._last + 1} to {seq - 1} were not received")
         if name != "DROPPED":  # it has the number of the next line
             self._last = seq
-        is_in_tree = self._tree.has(event)
+        is_in_tree = self._has(event)
         if name in _LOSSES:
-            self._note_loss(name, event)
+            self._missing.add_loss(name, event, self.digest.pids)
         elif "evt" in event:
             self.digest.count(name, event["meta"].get("by_pid", {}))
         elif is_in_tree:
             self.digest.add(event)
-            if event.get("redacted"):
-                self._note_missing("content is left out, because this user may not see it")
-            if name == "IO_URING":
-                self._note_missing(
-                    f"process {event['pid']} uses io_uring, whose I/O makes no system calls"
-                )
+            self._missing.add(event)
             if name in self._wanted:
                 out.write(line + b"\n")
 
-    def _note_loss(self, name: str, event: dict[str, Any]) -> None:
-        """Note a loss, unless it is known to be of other processes."""
-        if name == "GAP":
-            self._note_missing(
-                f"lines {event['from_seq']} to {event['to_seq']} are no longer in the log"
-            )
-        elif name == "DROPPED":
-            self._note_missing(
-                f"DROPPED: {event['count']} lines, because this program was too slow"
-            )
-        else:
-            is_others = name == "SUPPRESSED" and event["pid"] not in {-1, *self.digest.pids}
-            lost = {key: n for key, n in event["by_event"].items() if key in self._wanted | NEEDED}
-            if lost and not is_others:
-                where = (
-                    f"at the {event['stage']}, by all processes" if name == "LOST" else "by limits"
-                )
-                counts = ", ".join(f"{count} {key}" for key, count in sorted(lost.items()))
-                self._note_missing(f"{name} {where}: {counts}")
-
-    def _note_missing(self, reason: str) -> None:
-        if reason not in self.missing and len(self.missing) < _REASONS_MAX:
-            self.missing.append(reason)
+    def _has(self, event: dict[str, Any]) -> bool:
+        """Whether an event is one of the tree's, also if TRACK_ADOPT lacks ancestors."""
+        parents = event.get("parents", [])
+        if event.get("event") != "TRACK_ADOPT" or len(parents) < ancestors.TOLD_MAX:
+            return self._tree.has(event)
+        more: list[int] = []
+        are_all = False
+        if in_first_pid_namespace():
+            more, are_all = ancestors.above(parents[-1]["pid"])
+        rows = [*parents, *({"pid": pid} for pid in more)]
+        is_in_tree = self._tree.has(event | {"parents": rows})
+        if not is_in_tree and not are_all:
+            what = "it is not known whether the command started"
+            self._missing.note_processes(what, event["pid"])
+        return is_in_tree
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -176,9 +185,13 @@ class Recording:
                 self._await_daemon(client)
             with Client(self._path) as client:
                 newest = client.about.get("newest") or 0
+                config = client.config()
         except QmondError as error:
-            self._note_missing(f"the daemon could not be reached at the end: {error.args[0]}")
+            self._missing.note(f"the daemon could not be reached at the end: {error.args[0]}")
             return
+        if changed := [key for key in _KEYS if config[key] != self._config[key]]:
+            what = ", ".join(changed)
+            self._missing.note(f"the daemon's configuration was changed meanwhile: {what}")
         previous, since = self._last, time.monotonic()
         while self._last < newest and not self._has_ended:
             time.sleep(0.01)
@@ -187,7 +200,7 @@ class Recording:
             elif time.monotonic() - since > _STALL_MAX:
                 break
         if self._last < newest:
-            self._note_missing(
+            self._missing.note(
                 f"lines {self._last + 1} to {newest} were not received in {_STALL_MAX} s"
             )
 
@@ -204,13 +217,24 @@ class Recording:
             if not behind:
                 return
             if time.monotonic() > end:
-                self._note_missing(
+                self._missing.note(
                     f"the daemon was still {behind} events behind {_DRAIN_MAX} s after the end"
                 )
                 return
             time.sleep(0.02)
 
-    def summary(self) -> dict[str, Any]:
+    def _note_rest(self) -> None:
+        """Note what is not known at the end: the rest of a process, or whether a guest ran."""
+        running, are_left = self.digest.running, command.has_descendants()
+        if running:
+            what = "still running at the end:" if are_left else "no end was seen of"
+            self._missing.note_processes(what, *running)
+        elif are_left:
+            self._missing.note("native processes still ran at the end, and may start guests")
+        if not self.digest.processes:
+            self._missing.note(_NO_GUEST)
+
+    def _summary(self) -> dict[str, Any]:
         """Return the content of summary.json."""
         about, digest = self._client.about, self.digest
         is_all = self._wanted >= set(self._known) - _OF_NO_PROCESS
@@ -233,12 +257,40 @@ class Recording:
             "kernel": os.uname().release,
         }
 
-    def write(self, folder: Path) -> None:
-        """Write the files other than events.jsonl. Raises OSError."""
-        (folder / "summary.json").write_bytes(json_bytes(self.summary(), indent=True) + b"\n")
+    def write(self, folder: Path, output: Path) -> str:
+        """Write the files other than events.jsonl; returns the text of summary.txt.
+
+        `output` is the name that the text has for the record. Raises OSError.
+        """
+        (folder / "summary.json").write_bytes(json_bytes(self._summary(), indent=True) + b"\n")
+        run = summary.Run(self._words, self._result["exit"], self._seconds)
+        text = "".join(summary.lines(self.digest, run, self.missing, str(output)))
+        (folder / "summary.txt").write_text(text, encoding="utf-8")
         for name in ("tree", "files", "sockets"):
             with (folder / f"{name}.txt").open("w", encoding="utf-8") as file:
                 file.writelines(getattr(self.digest, name)())
+        return text
+
+
+def _own_id(about: Mapping[str, Any]) -> int:
+    """Return the process ID of this process as events have it. Raises QmondError.
+
+    In another pid namespace, the daemon's greeting has it. Otherwise the process itself knows
+    better: a proxy may have connected for it.
+    """
+    if in_first_pid_namespace():
+        return os.getpid()
+    if about.get("pid"):
+        return int(about["pid"])
+    raise QmondError(_NOT_TOLD, hint=_NAMESPACE_HINT)
+
+
+def _chosen(words: Collection[str] | None, known: Collection[str]) -> Collection[str]:
+    """Return the events that words stand for; all for None. Raises QmondError."""
+    try:
+        return resolve(words or ["all"], known)
+    except ValueError as error:
+        raise QmondError(f"--event: {error}") from error
 
 
 def _now() -> str:
