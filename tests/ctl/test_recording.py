@@ -218,6 +218,31 @@ def test_losses_are_added_up_unless_they_are_others() -> None:
     ]
 
 
+def test_losses_that_no_line_reports_yet_count() -> None:
+    missing = Missing({"READ"})
+    missing.add_loss("LOST", {"stage": "ring", "by_event": {"READ": 2}}, {70})
+    missing.count_lost({"READ": 2, "WRITE": 9})
+    assert len(missing.reasons) == 1
+    missing.count_lost({"READ": 5})
+    assert missing.reasons[1:] == ["LOST, by all processes: 3 READ"]
+
+
+def test_what_was_suppressed_is_checked_against_the_count() -> None:
+    missing = Missing({"READ"})
+    missing.add_loss("SUPPRESSED", {"pid": 60, "by_event": {"READ": 4}}, {70})
+    missing.check_held_back({"READ": 4})
+    assert missing.reasons == []
+    missing.check_held_back({"READ": 6})
+    assert missing.reasons == ["SUPPRESSED, not known of which process: 2 READ"]
+
+
+def test_the_reasons_have_an_end() -> None:
+    missing = Missing(())
+    for number in range(99):
+        missing.note(str(number))
+    assert missing.reasons == [*map(str, range(20)), "and more"]
+
+
 def test_a_summary_says_what_was_asked_for() -> None:
     digest = Digest()
     opened = ["/proc/self/maps", "x", "/lib/libc.so.6", "/etc/hostname", "/\x1b[31m"]
@@ -257,12 +282,12 @@ def test_a_summary_is_short_and_hides_nothing() -> None:
     digest = Digest()
     digest.add(adopt(70, ROOT))
     for number in range(1000):
-        digest.add(call("TRACK_OPENAT", 70, file=f"/{number}/" + "字" * 99))
+        digest.add(call("TRACK_OPENAT", 70, file="/" + "字" * 99 + f"/{number}"))
     run = summary.Run(["x" * 999], 1, 0)
     reasons = [f"reason {number}" for number in range(9)]
     lines = "".join(summary.lines(digest, run, reasons, "run")).splitlines()
     assert max(map(width, lines)) <= 78
-    assert any(line.endswith(", and 999 more in files.txt") for line in lines)
+    assert any(line.endswith("字/0, and 999 more in files.txt") for line in lines)
     said = " ".join(line.strip() for line in lines)
     assert "NOT COMPLETE: reason 0; reason 1; reason 2; reason 3; and 5 more reasons in" in said
     assert len(lines) < 12

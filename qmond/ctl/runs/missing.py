@@ -10,7 +10,8 @@ __all__ = ["Missing"]
 
 _NAMED_MAX: Final = 10
 """Processes that a reason names."""
-_NOTES_MAX: Final = 100
+_NOTES_MAX: Final = 20
+_MORE: Final = "and more"
 _WITH_PEER: Final = frozenset({"SENDTO", "RECVFROM"})
 _OTHER_FAMILY: Final = "family:"
 """How an address begins that is neither IP's nor a Unix socket's."""
@@ -26,6 +27,11 @@ class Missing:
         self._concerned = frozenset(concerned)
         self._notes: list[str] = []
         self._lost: dict[str, Counter[str]] = {}
+        """The losses that lines report, by stage."""
+        self._counted: Counter[str] = Counter()
+        """The losses that the daemon has counted, of all processes."""
+        self._held_back: Counter[str] = Counter()
+        """What lines report as suppressed, of all processes."""
         self._dropped = 0
         self._without_peer: Counter[str] = Counter()
         self._bound = 0
@@ -35,8 +41,9 @@ class Missing:
 
     def note(self, reason: str) -> None:
         """Add a reason of its own."""
-        if reason not in self._notes and len(self._notes) < _NOTES_MAX:
-            self._notes.append(reason)
+        if reason not in self._notes:
+            self._notes.append(reason if len(self._notes) < _NOTES_MAX else _MORE)
+            del self._notes[_NOTES_MAX + 1 :]
 
     def note_processes(self, what: str, *pids: int) -> None:
         """Add processes to the reason that begins with `what`."""
@@ -48,11 +55,26 @@ class Missing:
             self.note(f"lines {event['from_seq']} to {event['to_seq']} are no longer in the log")
         elif name == "DROPPED":
             self._dropped += event["count"]
-        elif name == "LOST" or event["pid"] == -1 or event["pid"] in pids:
-            stage = f"LOST at the {event['stage']}" if name == "LOST" else "SUPPRESSED by limits"
-            counts = {key: n for key, n in event["by_event"].items() if key in self._concerned}
-            if counts:
-                self._lost.setdefault(stage, Counter()).update(counts)
+        elif name == "LOST":
+            self._add(f"LOST at the {event['stage']}, by all processes", event["by_event"])
+        else:
+            self._held_back.update(event["by_event"])
+            if event["pid"] == -1 or event["pid"] in pids:
+                self._add("SUPPRESSED by limits", event["by_event"])
+
+    def _add(self, stage: str, by_event: dict[str, int]) -> None:
+        counts = {name: count for name, count in by_event.items() if name in self._concerned}
+        if counts:
+            self._lost.setdefault(stage, Counter()).update(counts)
+
+    def count_lost(self, by_event: dict[str, int]) -> None:
+        """Take the losses that the daemon has counted: it reports them only once a second."""
+        self._counted = Counter({name: by_event.get(name, 0) for name in self._concerned})
+
+    def check_held_back(self, by_event: dict[str, int]) -> None:
+        """Note if less is reported as suppressed than the daemon has counted."""
+        if unreported := Counter(by_event) - self._held_back:
+            self.note(f"SUPPRESSED, not known of which process: {_counted(unreported)}")
 
     def add(self, event: dict[str, Any]) -> None:
         """Take an event of the tree."""
@@ -85,8 +107,10 @@ class Missing:
     def _reasons(self) -> Iterator[str]:
         yield from self._notes
         for stage, counts in self._lost.items():
-            whose = ", by all processes" if stage.startswith("LOST") else ""
-            yield f"{stage}{whose}: {_counted(counts)}"
+            yield f"{stage}: {_counted(counts)}"
+        reported = sum((self._lost[at] for at in self._lost if at.startswith("LOST")), Counter())
+        if unreported := self._counted - reported:
+            yield f"LOST, by all processes: {_counted(unreported)}"
         if self._dropped:
             yield f"DROPPED: {self._dropped} lines, because this program was too slow"
         for what, pids in self._processes.items():

@@ -29,6 +29,8 @@ _STALL_MAX: Final = 60
 """Seconds without a line before the rest is given up: a client that lags waits for the log."""
 _DRAIN_MAX: Final = 60
 """Seconds for the daemon to write all events that the kernel had counted."""
+_REPORT: Final = 1.5
+"""Seconds until what was suppressed is surely reported: the daemon does it once a second."""
 _OF_NO_PROCESS: Final = frozenset({"START", "END", "CLOCK", "DROPPED", "GAP"})
 _LOSSES: Final = frozenset({"LOST", "SUPPRESSED", "DROPPED", "GAP"})
 _NO_GUEST: Final = "no guest was seen: qmond watches only qemu-user processes and their descendants"
@@ -64,6 +66,7 @@ class Recording:
             self._config = self._client.config()
             self._known = [event["name"] for event in self._client.events()]
             self._wanted = self._wanted_events(events)
+            self._before = self._client.status()["counters"]
         except QmondError:
             self._client.close()
             raise
@@ -182,7 +185,11 @@ class Recording:
         """Wait until all events up to now are in lines, and these lines are read."""
         try:
             with Client(self._path) as client:
-                self._await_daemon(client)
+                counters = self._await_daemon(client)
+            self._missing.count_lost(self._counted("lost", counters))
+            held_back = self._counted("suppressed", counters)
+            if held_back:
+                time.sleep(_REPORT)
             with Client(self._path) as client:
                 newest = client.about.get("newest") or 0
                 config = client.config()
@@ -203,9 +210,23 @@ class Recording:
             self._missing.note(
                 f"lines {self._last + 1} to {newest} were not received in {_STALL_MAX} s"
             )
+        self._missing.check_held_back(held_back)
 
-    def _await_daemon(self, client: Client) -> None:
-        """Wait until all events that the kernel has counted are written, lost or suppressed."""
+    def _counted(self, column: str, counters: dict[str, dict[str, int]]) -> dict[str, int]:
+        """Return by event how many more there are in a column of the counters since the start."""
+        before = {name: row[column] for name, row in self._before.items()}
+        fresh = {
+            name: row[column] - before.get(name, 0)
+            for name, row in counters.items()
+            if name in self._concerned
+        }
+        return {name: count for name, count in fresh.items() if count > 0}
+
+    def _await_daemon(self, client: Client) -> dict[str, dict[str, int]]:
+        """Wait until all events that the kernel has counted are written, lost or suppressed.
+
+        Returns the counters then.
+        """
         counted = {name: row["seen"] for name, row in client.status()["counters"].items()}
         end = time.monotonic() + _DRAIN_MAX
         while True:
@@ -215,13 +236,15 @@ class Recording:
                 for name, seen in counted.items()
             )
             if not behind:
-                return
+                break
             if time.monotonic() > end:
                 self._missing.note(
                     f"the daemon was still {behind} events behind {_DRAIN_MAX} s after the end"
                 )
-                return
+                break
             time.sleep(0.02)
+        counters: dict[str, dict[str, int]] = rows
+        return counters
 
     def _note_rest(self) -> None:
         """Note what is not known at the end: the rest of a process, or whether a guest ran."""

@@ -29,7 +29,7 @@ _CALLS: Final = {
     "recvfrom": "received from",
 }
 _DULL: Final = re.compile(
-    r"/proc/(self|\d+)/|/proc/sys/vm/|/sys/|/etc/ld\.so\.|/usr/(lib|share)/locale/|.*\.so(\.|$)"
+    r"/proc/(self|\d+)/|/proc/sys/vm/|/sys/|/etc/ld\.so\.|/usr/(lib|share)/locale/|.*/gconv/|.*\.so(\.|$)"
 )
 """Paths that the emulator and C libraries open by themselves, and also programs may."""
 _STREAMS: Final = (1, 2)
@@ -99,7 +99,17 @@ def _row(label: str, items: Sequence[str], file: str) -> Iterator[str]:
         listed = ", ".join(texts[:shown])
         if width(listed + more) <= room:
             break
-    yield f"  {label:{_LABEL}}{cut(listed, room - width(more))}{more}\n"
+    yield f"  {label:{_LABEL}}{_end_of(listed, room - width(more))}{more}\n"
+
+
+def _end_of(text: str, columns: int) -> str:
+    """Return a text, cut to a width from its beginning: the end of a path tells most."""
+    if width(text) <= columns:
+        return text
+    text = text[1 - columns :]
+    while width(text) >= columns:
+        text = text[1:]
+    return "…" + text
 
 
 def _more(count: int, file: str) -> str:
