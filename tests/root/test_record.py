@@ -244,9 +244,10 @@ def test_in_a_namespace_that_the_daemon_does_not_see(qmond: StartQmond, tmp_path
     unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
     daemon = qmond(under=unshare)
     words = command(daemon, tmp_path / "run", "true")
-    refused = execute([*unshare, *words])
-    assert refused.returncode == 125
-    assert b"--pid=host" in refused.stderr
+    for inside in (unshare, ["nsenter", f"--target={daemon.pid}", "--pid", "--mount"]):
+        refused = execute([*inside, *words])
+        assert refused.returncode == 125
+        assert b"--pid=host" in refused.stderr
     assert execute(words).returncode == 124, "on the host, it knows its own ID"
 
 

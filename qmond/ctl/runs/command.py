@@ -8,11 +8,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from qmond.errors import QmondError
 
-__all__ = ["adopting_orphans", "await_descendants", "has_descendants", "holding_signals", "run"]
+__all__ = [
+    "adopting_orphans",
+    "await_descendants",
+    "children",
+    "has_descendants",
+    "holding_signals",
+    "run",
+]
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # the statuses of env(1) and timeout(1)
 _FORWARDED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
@@ -113,3 +121,11 @@ def has_descendants() -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def children() -> list[int]:
+    """Return the process IDs of this process' children, if procfs has them."""
+    with suppress(OSError):  # with CONFIG_PROC_CHILDREN
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+        return [int(word) for word in text.split()]
+    return []

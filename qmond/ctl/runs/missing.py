@@ -31,6 +31,8 @@ class Missing:
         self._counted: Counter[str] = Counter()
         """The losses that the daemon has counted, of all processes."""
         self._held_back: Counter[str] = Counter()
+        """What the daemon has counted as suppressed, of all processes."""
+        self._reported: Counter[str] = Counter()
         """What lines report as suppressed, of all processes."""
         self._dropped = 0
         self._without_peer: Counter[str] = Counter()
@@ -58,7 +60,7 @@ class Missing:
         elif name == "LOST":
             self._add(f"LOST at the {event['stage']}, by all processes", event["by_event"])
         else:
-            self._held_back.update(event["by_event"])
+            self._reported.update(event["by_event"])
             if event["pid"] == -1 or event["pid"] in pids:
                 self._add("SUPPRESSED by limits", event["by_event"])
 
@@ -67,14 +69,10 @@ class Missing:
         if counts:
             self._lost.setdefault(stage, Counter()).update(counts)
 
-    def count_lost(self, by_event: dict[str, int]) -> None:
-        """Take the losses that the daemon has counted: it reports them only once a second."""
-        self._counted = Counter({name: by_event.get(name, 0) for name in self._concerned})
-
-    def check_held_back(self, by_event: dict[str, int]) -> None:
-        """Note if less is reported as suppressed than the daemon has counted."""
-        if unreported := Counter(by_event) - self._held_back:
-            self.note(f"SUPPRESSED, not known of which process: {_counted(unreported)}")
+    def count(self, lost: dict[str, int], held_back: dict[str, int]) -> None:
+        """Take what the daemon has counted by event: it reports losses only once a second."""
+        self._counted = Counter(lost)
+        self._held_back = Counter(held_back)
 
     def add(self, event: dict[str, Any]) -> None:
         """Take an event of the tree."""
@@ -111,6 +109,8 @@ class Missing:
         reported = sum((self._lost[at] for at in self._lost if at.startswith("LOST")), Counter())
         if unreported := self._counted - reported:
             yield f"LOST, by all processes: {_counted(unreported)}"
+        if unreported := self._held_back - self._reported:
+            yield f"SUPPRESSED, not known of which process: {_counted(unreported)}"
         if self._dropped:
             yield f"DROPPED: {self._dropped} lines, because this program was too slow"
         for what, pids in self._processes.items():

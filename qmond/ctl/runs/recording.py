@@ -39,9 +39,8 @@ _NOT_TOLD: Final = (
     "daemon does not tell the ID of this process there"
 )
 _NAMESPACE_HINT: Final = (
-    "run this on the host, or in a container with the host's process IDs (docker run --pid=host); "
-    "the same for the daemon, if it runs in a container: only in the host's pid namespace it knows "
-    "the ID, see docs/operations.md"
+    "run this on the host, or in a container with --pid=host; or give --pid=host to the container "
+    "of the daemon, which then knows the ID: see docs/operations.md"
 )
 _KEYS: Final = ("events", "fields", "limits", "match", "capture")
 """The keys of the daemon's configuration that decide what is recorded."""
@@ -186,8 +185,8 @@ class Recording:
         try:
             with Client(self._path) as client:
                 counters = self._await_daemon(client)
-            self._missing.count_lost(self._counted("lost", counters))
             held_back = self._counted("suppressed", counters)
+            self._missing.count(self._counted("lost", counters), held_back)
             if held_back:
                 time.sleep(_REPORT)
             with Client(self._path) as client:
@@ -210,7 +209,6 @@ class Recording:
             self._missing.note(
                 f"lines {self._last + 1} to {newest} were not received in {_STALL_MAX} s"
             )
-        self._missing.check_held_back(held_back)
 
     def _counted(self, column: str, counters: dict[str, dict[str, int]]) -> dict[str, int]:
         """Return by event how many more there are in a column of the counters since the start."""
@@ -253,7 +251,9 @@ class Recording:
             what = "still running at the end:" if are_left else "no end was seen of"
             self._missing.note_processes(what, *running)
         elif are_left:
-            self._missing.note("native processes still ran at the end, and may start guests")
+            children = ", ".join(map(str, command.children())) or "not known"
+            what = "native processes still ran at the end, and may start guests"
+            self._missing.note(f"{what}: {children}")
         if not self.digest.processes:
             self._missing.note(_NO_GUEST)
 
