@@ -33,7 +33,7 @@ screens:
 	PYTHONPATH=tests .venv/bin/python tests/ctl/screens.py --out docs/screens.md
 
 generate:
-	script/setup run
+	script/setup test
 	.venv/bin/python -m qmond.events.schema page >docs/events.md
 	.venv/bin/python -m qmond.events.schema page docs/events.zh-CN.yaml >docs/events.zh-CN.md
 	.venv/bin/python -m qmond.events.schema schema >docs/events.schema.json

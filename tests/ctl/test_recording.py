@@ -104,6 +104,7 @@ def test_groups_stand_for_their_events(
     answers = [
         {"id": 1, "ok": enabled},
         {"id": 2, "ok": [{"name": name} for name in names]},
+        {"id": 3, "ok": {"counters": {}}},
     ]
     with peers(tmp_path / "s", (HELLO, *(json_bytes(row) + b"\n" for row in answers))):
         try:
@@ -304,13 +305,13 @@ def test_the_ancestors_are_told_to_the_first() -> None:
 
 @pytest.mark.parametrize(
     ("about", "in_first", "found"),
-    [({}, 1, os.getpid()), ({"pid": 7}, 1, os.getpid()), ({"pid": 7}, 0, 7)],
+    [({}, True, None), ({"pid": 7}, True, None), ({"pid": 7}, False, 7)],
 )
 def test_the_root_is_this_process_as_events_name_it(
-    about: Event, in_first: int, found: int, monkeypatch: pytest.MonkeyPatch
+    about: Event, in_first: object, found: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: in_first == 1)
-    assert recording._own_id(about) == found
+    monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: in_first)
+    assert recording._own_id(about) == (found or os.getpid())
 
 
 @pytest.mark.parametrize("about", [{}, {"pid": None}])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qmond.processes.table import architecture
+from qmond.processes.guests import architecture
 from qmond.server.arguments import ARGUMENTS, Events
 
 
