@@ -18,7 +18,9 @@ __all__ = ["Choice", "Cursor"]
 _SEQ: Final = re.compile(rb'"(?:to_)?seq":(\d+)')
 """The number of a line. A GAP has the number of the last missing line, `to_seq`."""
 _DROPPED: Final = b'"event":"DROPPED"'
-_PASSING: Final = frozenset({"Failed", "Timeout", "TooManyClients", "TooManyReaders", "TooSlow"})
+_PASSING: Final = frozenset(
+    {"Failed", "Timeout", "TooManyClients", "TooManyReaders", "TooManyRequests", "TooSlow"}
+)
 """The refusals that another try may not meet."""
 _BEHIND_MAX: Final = 5
 """How many connects may find a daemon whose newest line is older than the last one received."""

@@ -28,6 +28,7 @@ __all__ = [
     "bind_unix",
     "group_id",
     "is_dead",
+    "is_gone",
     "peer_of",
     "rights_of",
 ]
@@ -45,6 +46,10 @@ class Peer:
     uid: int
     gid: int
     groups: frozenset[int]
+
+    def __str__(self) -> str:
+        """Return what messages call it."""
+        return f"pid {self.pid}, uid {self.uid}, gid {self.gid}"
 
     @property
     def hosts_pid(self) -> int | None:
@@ -69,11 +74,14 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def rights_of(peer: Peer, group: int | None, payload_group: int | None) -> Rights:
-    """Return what a peer may; None stands for a group that does not exist."""
+    """Return what a peer may; None stands for a group that does not exist.
+
+    Who may see content must be in both groups.
+    """
     if peer.uid == 0:
         return Rights(ask=True, content=True, control=True)
-    content = payload_group in peer.groups
-    return Rights(ask=content or group in peer.groups, content=content, control=False)
+    ask = group in peer.groups
+    return Rights(ask=ask, content=ask and payload_group in peer.groups, control=False)
 
 
 def group_id(name: str) -> int | None:
@@ -145,6 +153,13 @@ def is_dead(listener: socket.socket) -> bool:
     """Whether somebody who shares this socket has shut it down: nobody can connect any more."""
     poll = select.poll()
     poll.register(listener, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def is_gone(connection: socket.socket) -> bool:
+    """Whether the other end is closed entirely: it neither writes nor reads any more."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP is always told
     return bool(poll.poll(0))
 
 

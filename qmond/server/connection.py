@@ -1,20 +1,21 @@
 """One connection: the greeting, the answers to requests, time-outs, and how it ends.
 
-A client that reads nothing for too long is cut off here, and that is logged here. Its requests wait
-in a queue (requestqueue.py). The lines of events that it gets are its tail (tail.py).
+A client that may not go on is cut off here: it is told why, and so is the journal (clientlog.py).
+Its requests wait in a queue (requestqueue.py). The lines of events that it gets are its tail
+(tail.py). A client may shut down its sending side: it still gets all that is its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from typing import Any, Final
 
 from qmond.errors import ProtocolError, RequestError
-from qmond.server.access import Peer, Rights, peer_of
+from qmond.server.access import Peer, Rights, is_gone, peer_of
 from qmond.server.audience import Audience
+from qmond.server.clientlog import ClientLog
 from qmond.server.protocol import (
     Request,
     answer,
@@ -25,15 +26,12 @@ from qmond.server.protocol import (
     refusal,
 )
 from qmond.server.requestqueue import RequestQueue
-from qmond.server.sendbuffer import SendBuffer
+from qmond.server.sendbuffer import BLOCK, SendBuffer
 from qmond.server.shares import Shares
 from qmond.server.source import Source
 from qmond.server.tail import Tail
-from qmond.systemd.messages import MessageId, about
 
 __all__ = ["Connection"]
-
-_log = logging.getLogger(__name__)
 
 _SILENCE: Final = 300
 """Seconds after which a client that neither asks nor tails is sent away."""
@@ -51,11 +49,13 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
+        *,
         buffer: SendBuffer,
         tail: Tail,
         source: Source,
         audience: Audience[Connection],
         shares: Shares,
+        log: ClientLog,
     ) -> None:
         self.tail = tail
         self.peer = Peer(0, 0, 0, frozenset())
@@ -64,8 +64,10 @@ class Connection(asyncio.Protocol):
         self._source = source
         self._audience = audience
         self._shares = shares
-        self._last_data = time.monotonic()
+        self._log = log
+        self._last_data = self._last_busy = time.monotonic()
         self._requests: RequestQueue
+        self._socket: socket.socket
         self._transport: asyncio.Transport
 
     # ---- asyncio calls these -------------------------------------------------------------------
@@ -75,30 +77,40 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
         self._transport = transport
         self._buffer.attach(transport)
-        connection: socket.socket = transport.get_extra_info("socket")
-        self.peer = peer_of(connection)
+        self._socket = transport.get_extra_info("socket")
+        self.peer = peer_of(self._socket)
         self._requests = RequestQueue(
-            transport, self._buffer, lambda: self._shares[self.peer.uid], self._respond
+            transport,
+            self._buffer,
+            lambda: self._shares[self.peer.uid],
+            self._respond,
+            self.tail.end_with_it,
         )
         try:
             self.rights = self._audience.enter(self)
         except RequestError as error:
-            self._refuse(error)
+            self._cut_off(error)
             return
-        _log.info("client connected: %s", self._name)
+        self._log.connected(self.peer)
         self._buffer.write(greeting({**self._source.about(), "pid": self.peer.hosts_pid}))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is all
         """Forget the client."""
         self.tail.stop()
         self._requests.close()
         self._audience.leave(self)
-        _log.debug("client gone: %s: %s", self._name, exc or "closed")
 
     def data_received(self, data: bytes) -> None:
         """Take requests."""
         self._last_data = time.monotonic()
         self._requests.feed(data)
+
+    def eof_received(self) -> bool:
+        """Answer what was asked, and send the tail's lines, as long as the client still reads."""
+        if is_gone(self._socket):
+            return False
+        self._requests.end()
+        return True
 
     def pause_writing(self) -> None:
         """Take note that the buffer is more than half full."""
@@ -112,15 +124,15 @@ class Connection(asyncio.Protocol):
 
     # ---- requests ------------------------------------------------------------------------------
 
-    async def _respond(self, line: bytes | None) -> None:
+    async def _respond(self, line: bytes | None, late: RequestError | None) -> None:
         """Answer a request; one that fails otherwise than by a refusal ends the connection."""
         try:
-            await self._answer(line)
-        except Exception:  # noqa: BLE001 - one client's fault is no other's
-            _log.exception("a request could not be answered: %s", self._name)
-            self.abort()
+            await self._answer(line, late)
+        except Exception as error:  # noqa: BLE001 - one client's fault is no other's
+            failed = RequestError("Failed", "a fault of qmond's own: its messages have the details")
+            self._cut_off(failed, error)
 
-    async def _answer(self, line: bytes | None) -> None:
+    async def _answer(self, line: bytes | None, late: RequestError | None) -> None:
         """Answer a request, or refuse it; a tail with a reader is answered later."""
         request_id = None
         try:
@@ -128,6 +140,8 @@ class Connection(asyncio.Protocol):
                 raise RequestError("LineTooLong", "a request has at most 64 KiB")
             request = parse_request(line)
             request_id = request.id
+            if late:
+                raise late
             if request.op == "tail":
                 await self._begin_tail(request)
             elif request.op == "stop":
@@ -169,24 +183,24 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Cut the client off if it does not read, or neither asks nor tails for too long."""
+        if is_gone(self._socket):
+            self.abort()
+            return
         stalled, timeout = self._buffer.stalled(now), self._buffer.timeout
+        if self._buffer.waiting or self._requests.is_busy or self.tail.is_on:
+            self._last_busy = now
         silent = now - self._last_data
         if self._transport.is_closing():
             if stalled > 2 * timeout:
                 self.abort()
         elif stalled > timeout:
-            peer = {"client_pid": self.peer.pid, "client_uid": self.peer.uid}
-            _log.warning(
-                "client does not read, and is cut off: %s",
-                self._name,
-                extra=about(MessageId.CLIENT_CUT_OFF, **peer, dropped=self.tail.dropped),
-            )
-            self._refuse(RequestError("TooSlow", f"nothing was read for {timeout:g} s"))
+            reason = f"less than {BLOCK >> 10} KiB was read in {timeout:g} s"
+            self._cut_off(RequestError("TooSlow", reason))
         elif self._requests.has_begun and silent > _HALF_LINE:
             reason = f"half a request, and nothing more for {_HALF_LINE} s"
-            self._refuse(RequestError("Timeout", reason))
-        elif not self.tail.is_on and silent > _SILENCE:
-            self._refuse(RequestError("Timeout", f"nothing was asked for {_SILENCE} s"))
+            self._cut_off(RequestError("Timeout", reason))
+        elif min(silent, now - self._last_busy) > _SILENCE:
+            self._cut_off(RequestError("Timeout", f"nothing was asked for {_SILENCE} s"))
 
     def allow(self, rights: Rights) -> None:
         """Go by other rights from here on: one who may no more is sent away, with the reason."""
@@ -195,7 +209,7 @@ class Connection(asyncio.Protocol):
             return
         if not rights.ask:
             reason = "who may ask has changed, and you may not any more"
-            self._refuse(RequestError("Forbidden", reason))
+            self._cut_off(RequestError("Forbidden", reason))
         elif self.tail.feed and rights.content != before.content:
             self.tail.ended("what you may see has changed: ask again")
 
@@ -208,11 +222,14 @@ class Connection(asyncio.Protocol):
         """Hang up at once."""
         self._transport.abort()
 
-    def _refuse(self, error: RequestError) -> None:
-        """Say why, and hang up; lines before that are whole."""
+    def _cut_off(self, reason: RequestError, fault: Exception | None = None) -> None:
+        """Say why, and hang up; lines before that are whole. `fault` is an error of ours."""
+        if self._transport.is_closing() and not fault:
+            return
         self.tail.stop()
+        self._log.cut_off(self.peer, reason, self.tail.dropped, fault)
         self._requests.clear()
-        self._buffer.write(refusal(None, error))
+        self._buffer.write(refusal(None, reason))
         self._buffer.close()
 
     def describe(self) -> dict[str, Any]:
@@ -227,7 +244,3 @@ class Connection(asyncio.Protocol):
             "dropped": self.tail.dropped,
             "buffered": self._buffer.waiting,
         }
-
-    @property
-    def _name(self) -> str:
-        return f"pid {self.peer.pid}, uid {self.peer.uid}, gid {self.peer.gid}"

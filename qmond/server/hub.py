@@ -10,6 +10,7 @@ from typing import Final
 
 from qmond.server.audience import Audience
 from qmond.server.choices import Batch, Choice, Choices
+from qmond.server.clientlog import ClientLog
 from qmond.server.connection import Connection
 from qmond.server.forkserver import ForkServer
 from qmond.server.readerpool import Readers
@@ -38,6 +39,7 @@ class Hub:
         self.readers = Readers(fork_server, self._current_settings)
         self.shares = Shares(_SHARE, _SHARE)
         self._choices = Choices()
+        self._log = ClientLog()
         self._server: asyncio.Server | None = None
 
     def _current_settings(self) -> FrontSettings:
@@ -53,7 +55,14 @@ class Hub:
         """Return what serves one more client."""
         buffer = SendBuffer(self._current_settings)
         tail = Tail(buffer, self._source, self.readers, self._choices, self._current_settings)
-        return Connection(buffer, tail, self._source, self.audience, self.shares)
+        return Connection(
+            buffer=buffer,
+            tail=tail,
+            source=self._source,
+            audience=self.audience,
+            shares=self.shares,
+            log=self._log,
+        )
 
     def configure(self, settings: FrontSettings) -> None:
         """Go by other settings, and groups, from here on: those who are connected, too."""
@@ -94,6 +103,7 @@ class Hub:
         for connection in self.audience:
             connection.check(now)
         self.readers.check()
+        self._log.check()
 
     async def close(self) -> None:
         """End each connection once its buffer is out, or after a while."""
@@ -109,4 +119,5 @@ class Hub:
                     await asyncio.sleep(0.01)
         for connection in self.audience:
             connection.abort()
+        self._log.tell()
         await self.readers.close(_FAREWELL)

@@ -1,36 +1,50 @@
-"""The bytes that wait for one client, and for how long it has taken none.
+"""The bytes that wait for one client, and for how long it has read none.
 
-connection.py cuts off a client that takes none for too long.
+connection.py cuts off a client that reads none for too long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import termios
 import time
 from collections.abc import Callable
+from struct import Struct
+from typing import Final
 
 from qmond.server.settings import FrontSettings
 
-__all__ = ["SendBuffer"]
+__all__ = ["BLOCK", "SendBuffer"]
+
+BLOCK: Final = 16384
+"""Bytes. The kernel keeps what is sent in blocks of at most this size, and tells when the other end
+has read one of them to its end: see unix_stream_sendmsg in net/unix/af_unix.c."""
+_INT: Final = Struct("=i")
 
 
 class SendBuffer:
     """The send buffer of one connection, which asyncio holds in its transport.
 
-    Nothing here waits: who writes looks at `room`.
+    Nothing here waits: who writes looks at `room`. Little is given to the kernel at a time, because
+    what it has tells no more than by whole blocks whether the client reads.
     """
 
     def __init__(self, settings: Callable[[], FrontSettings]) -> None:
         self.is_full = False
         """Whether more than half of it is taken, as asyncio tells the connection."""
         self._settings = settings
-        self._written = self._sent = 0  # bytes, and how many of them the kernel has taken
+        self._written = 0  # bytes
+        self._progress = (0, 0)  # bytes that the kernel has taken, and that it still has
         self._last_progress = time.monotonic()
         self._transport: asyncio.Transport
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Begin: the connection is there."""
         self._transport = transport
+        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)  # it doubles that
         half = self.size // 2
         transport.set_write_buffer_limits(high=half, low=half // 2)
 
@@ -41,7 +55,7 @@ class SendBuffer:
 
     @property
     def timeout(self) -> float:
-        """For how many seconds the client may take nothing."""
+        """For how many seconds the client may read nothing."""
         return self._settings().client_timeout
 
     @property
@@ -69,13 +83,18 @@ class SendBuffer:
         self._transport.close()
 
     def stalled(self, now: float) -> float:
-        """Return for how many seconds the client has taken nothing, though something waits.
+        """Return for how many seconds the client has read less than a block, though bytes wait.
 
         It sees progress only from one call to the next.
         """
         waiting = self.waiting
-        sent = self._written - waiting
-        if not waiting or sent != self._sent:
+        progress = (self._written - waiting, self._unread())
+        if not waiting or progress != self._progress:
             self._last_progress = now
-        self._sent = sent
+        self._progress = progress
         return now - self._last_progress
+
+    def _unread(self) -> int:
+        """Return how much the kernel has that the client has not read, by blocks."""
+        found = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+        return int(_INT.unpack(found)[0])

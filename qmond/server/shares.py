@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 __all__ = ["Bucket", "Shares"]
 
 _KEPT: Final = 1024
-"""Users that are remembered."""
+"""Buckets that are remembered."""
 
 
 class Bucket:
@@ -46,19 +46,19 @@ class Bucket:
 
 
 class Shares:
-    """A bucket for each user."""
+    """A bucket for each user, or for each user and kind."""
 
     def __init__(
         self, rate: float, most: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._make: Callable[[], Bucket] = lambda: Bucket(rate, most, clock)
-        self._buckets: dict[int, Bucket] = {}
+        self._buckets: dict[Hashable, Bucket] = {}
 
-    def __getitem__(self, uid: int) -> Bucket:
-        found = self._buckets.get(uid)
+    def __getitem__(self, key: Hashable) -> Bucket:
+        found = self._buckets.get(key)
         if found is None:
             if len(self._buckets) >= _KEPT:
                 left = [(of, one) for of, one in self._buckets.items() if not one.is_full]
                 self._buckets = dict(left)
-            found = self._buckets[uid] = self._make()
+            found = self._buckets[key] = self._make()
         return found

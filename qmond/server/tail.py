@@ -55,7 +55,7 @@ class Tail:
         self.dropped = 0
         self._unreported = 0  # of the dropped lines
         self._request = Request("tail")
-        self._is_finishing = False
+        self._is_last = False  # the connection ends with it
         self._buffer = buffer
         self._source = source
         self._readers = readers
@@ -124,7 +124,7 @@ class Tail:
             if self.feed is feed:
                 self.stop()
                 failed = RequestError("Failed", f"no reader could be started: {why}")
-                self._buffer.write(refusal(self._request.id, failed))
+                self._conclude(refusal(self._request.id, failed))
 
     def stop(self) -> None:
         """Send no more lines; those that were dropped are reported."""
@@ -139,11 +139,24 @@ class Tail:
     def finish(self) -> None:
         """Close the connection once all lines are sent that there are."""
         self._report_dropped()
+        self.end_with_it()
         if self.feed:
-            self._is_finishing = True
             self.feed.finish()
         else:
             self._buffer.close()
+
+    def end_with_it(self) -> None:
+        """Close the connection when the tail ends: the client asks for nothing more."""
+        self._is_last = True
+        if not self.is_on:
+            self._buffer.close()
+
+    def _conclude(self, message: bytes) -> None:
+        """Send a tail's last message."""
+        if not self._buffer.is_closing:
+            self._buffer.write(message)
+            if self._is_last:
+                self._buffer.close()
 
     # ---- lines that the front chooses ----------------------------------------------------------
 
@@ -197,7 +210,7 @@ class Tail:
         else:
             error = RequestError.parse(found["error"])
             self.stop()
-            self._buffer.write(refusal(self._request.id, error))
+            self._conclude(refusal(self._request.id, error))
 
     def receive(self, lines: bytes) -> bool:
         """Send lines that the reader chose; says whether there is room for more."""
@@ -208,7 +221,4 @@ class Tail:
     def ended(self, reason: str) -> None:
         """Tell the client that no more lines follow."""
         self.stop()
-        if not self._buffer.is_closing:
-            self._buffer.write(farewell(self._request.id, reason))
-            if self._is_finishing:
-                self._buffer.close()
+        self._conclude(farewell(self._request.id, reason))

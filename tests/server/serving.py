@@ -84,6 +84,12 @@ def play(path: Path, scenario: Scenario, **settings: Any) -> None:
     async def status(*_: object) -> Answer:
         return Answer(b'{"fine":true}')
 
+    async def fail(*_: object) -> Answer:
+        raise TypeError("surrogates not allowed")
+
+    async def long(*_: object) -> Answer:
+        return Answer(b'"%b"' % (b"x" * LIMIT))
+
     async def run() -> None:
         async def live_start(*pids: int) -> LiveStart:
             end = Position.at(log.stat(), log.stat().st_size)
@@ -92,6 +98,8 @@ def play(path: Path, scenario: Scenario, **settings: Any) -> None:
         source = Source(
             operations={
                 "status": Operation(status),
+                "long": Operation(long),
+                "fail": Operation(fail),
                 "reboot": Operation(status, ("when",), control=True),
             },
             about=lambda: {"boot_id": "boot", "newest": 100},

@@ -3,29 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from serving import Connect, play
 
 from qmond.server.access import Rights
 from qmond.server.hub import Hub
 
 
-def test_who_may_not_ask_is_told_so(tmp_path: Path) -> None:
+def test_who_may_not_ask_is_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
         setattr(hub.audience, "rights", lambda _: Rights(ask=False, content=False, control=False))  # noqa: B010
         peer = await connect()
         assert (await peer.get())["error"]["class"] == "Forbidden"
+        assert "is cut off" in caplog.text
+        assert ": Forbidden: " in caplog.text
         assert await peer.reader.read() == b""
         assert len(hub.audience) == 0
 
     play(tmp_path / "s", scenario)
 
 
-def test_has_room_for_so_many_clients(tmp_path: Path) -> None:
+def test_has_room_for_so_many_clients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
         for _ in range(2):
             assert "qmond" in await (await connect()).get()
         late = await connect()
         assert (await late.get())["error"]["class"] == "TooManyClients"
+        assert "is cut off" in caplog.text
+        assert ": TooManyClients: " in caplog.text
         assert await late.reader.read() == b""
         assert len(hub.audience) == 2
 

@@ -61,6 +61,35 @@ def test_a_batch_larger_than_the_buffer_comes_as_far_as_it_fits(tmp_path: Path) 
     play(tmp_path / "s", scenario, client_buffer=65536)
 
 
+def test_batches_larger_than_the_buffer_do_not_starve_who_reads_fast(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        await peer.ask('{"op":"tail"}')
+        got = [0] * 30
+        dropped = 0
+
+        async def read() -> None:
+            nonlocal dropped
+            while sum(got) + dropped < 30 * 800:
+                row = await peer.get()
+                if row["event"] == "DROPPED":
+                    dropped += row["count"]
+                else:
+                    got[row["pid"]] += 1
+
+        reading = asyncio.create_task(read())
+        for number in range(30):
+            hub.broadcast(batch(*(("READ", number, 1000) for _ in range(800))))
+            await asyncio.sleep(0.02)
+        async with asyncio.timeout(30):
+            await reading
+        assert sum(count > 0 for count in got) > 20, got
+        assert hub.audience.dropped == dropped > 0
+
+    play(tmp_path / "s", scenario, client_buffer=65536)
+
+
 def test_who_may_not_see_content_sees_none(tmp_path: Path) -> None:
     async def scenario(hub: Hub, connect: Connect) -> None:
         setattr(hub.audience, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
