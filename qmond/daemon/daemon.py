@@ -221,8 +221,7 @@ class Daemon:
         ConfigError, and then nothing has changed.
         """
         config, later = hold(config, self.config)
-        if config.socket.group != self.config.socket.group:
-            self._entrance.admit(config.socket.group)
+        self._entrance.admit(config.socket)
         if self.config.limits:
             self._losses.tell_suppressed()
         self.config = config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from pathlib import Path
@@ -24,7 +25,7 @@ class Entrance:
     def __init__(self, path: Path, config: Socket, given: int | None = None) -> None:
         """Bind it. Raises QmondError."""
         self._path = path
-        self._group = config.group
+        self._config = config
         self._backlog = config.max_clients
         self._is_ours = given is None
         self._is_given_up = False
@@ -33,12 +34,11 @@ class Entrance:
             self.listener.listen(self._backlog)
         except OSError as error:
             raise QmondError(f"{path}: {error.strerror}") from error
-        if given is None:
-            self._say_who_may()
+        self._say_who_may()
 
     def _bind(self) -> socket.socket:
         self._path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-        return bind_unix(self._path, group_id(self._group))
+        return bind_unix(self._path, group_id(self._config.group))
 
     def renew(self) -> socket.socket | None:
         """Bind it anew where it was shut down, and return it then; called once a second.
@@ -62,21 +62,39 @@ class Entrance:
         self.listener = listener
         return listener
 
-    def admit(self, group: str) -> None:
-        """Let another group connect. Raises ConfigError, and then nothing has changed."""
-        if not self._is_ours:
-            return
-        try:
-            admit(self._path, group_id(group))
-        except OSError as error:
-            fault = f"socket.group: {self._path} cannot be {group}'s: {error.strerror}"
-            raise ConfigError([fault]) from error
-        self._group = group
+    def admit(self, config: Socket) -> None:
+        """Go by other groups, or by the same ones with other numbers.
+
+        Raises ConfigError, and then nothing has changed.
+        """
+        if self._is_ours:
+            try:
+                admit(self._path, group_id(config.group))
+            except OSError as error:
+                fault = (
+                    f"socket.group: {self._path} cannot be {config.group}'s: {error.strerror}; "
+                    "a service gets a group of another name or number when it is restarted"
+                )
+                raise ConfigError([fault]) from error
+        self._config = config
         self._say_who_may()
 
     def _say_who_may(self) -> None:
-        if group_id(self._group) is None:
-            _log.info("there is no group %s: only root may connect", self._group)
+        """Log what the groups mean that do not exist, and what systemd's socket does not allow."""
+        config = self._config
+        group = group_id(config.group)
+        if group is None:
+            _log.info("there is no group %s: only root is served", config.group)
+        elif group_id(config.payload_group) is None:
+            _log.info("there is no group %s: only root sees content", config.payload_group)
+        if group is not None and not self._is_ours:
+            with contextlib.suppress(OSError):
+                if self._path.stat().st_gid != group:
+                    _log.warning(
+                        "%s is not for the group %s: set SocketGroup= of qmond.socket",
+                        self._path,
+                        config.group,
+                    )
 
     def close(self) -> None:
         """Remove the socket, where it is the daemon's own."""

@@ -9,6 +9,7 @@ all processes of its user are killed.
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from qmond.privileges import is_permitted
 from qmond.server.access import group_id
 
 __all__ = ["Identity", "front_identity", "log_group"]
+
+_log = logging.getLogger(__name__)
 
 _USER: Final = "qmond-front"
 _UNUSED: Final = range(60706, 61184)
@@ -65,5 +68,7 @@ def front_identity(config: Config) -> Identity | None:
 
 def log_group(config: Config) -> int | None:
     """Return the group that owns the log's files, so that the front can read them."""
+    if group_id(config.log.group) is None:
+        _log.info("there is no group %s: only root may read the log", config.log.group)
     identity = front_identity(config)
     return identity.gid if identity else group_id(config.log.group)

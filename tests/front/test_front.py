@@ -289,7 +289,7 @@ def test_a_group_that_the_socket_cannot_be_given_to_changes_nothing(
     entrance = Entrance(tmp_path / "s", Socket())
     monkeypatch.setattr("qmond.daemon.entrance.admit", refuse)
     with pytest.raises(ConfigError, match=r"socket.group: .*games's: not permitted"):
-        entrance.admit("games")
+        entrance.admit(Socket(group="games"))
     entrance.close()
     assert not (tmp_path / "s").exists()
 
