@@ -99,7 +99,6 @@ TESTED_TOGETHER = {
     "events.table": "events/test_events",
     "events.words": "lines/test_encode",
     "front.__main__": "front/test_front",
-    "front.answers": "front/test_front",
     "front.core": "front/test_front",
     "lines.build": "lines/test_encode",
     "lines.compiler": "lines/test_encode",

@@ -18,6 +18,8 @@ __all__ = ["operations"]
 
 _AT_ONCE: Final = 64
 """Processes of a tree that are rendered before other tasks have a turn."""
+_CHILDREN: Final = len(b',"children":[]')
+"""Bytes by which a process of a tree is longer than the same one of a list."""
 
 
 def operations(core: Core, connected: Callable[[], list[dict[str, Any]]]) -> dict[str, Operation]:
@@ -67,14 +69,21 @@ def operations(core: Core, connected: Callable[[], list[dict[str, Any]]]) -> dic
 
 async def _as_tree(processes: Answer) -> Answer:
     """Return a list of processes as a tree; other tasks have turns meanwhile."""
+    found = orjson.loads(processes.text)
+    kept = _fitting(found, len(processes.text))
     parts: list[bytes] = []
-    size = 2
-    for at, root in enumerate(forest(orjson.loads(processes.text))):
-        text = orjson.dumps(root)
-        size += len(text) + 1
-        if size > ANSWER_MAX:
-            return Answer(b"[%b]" % b",".join(parts), truncated=True)
-        parts.append(text)
+    for at, root in enumerate(forest(found[:kept])):
+        parts.append(orjson.dumps(root))
         if at % _AT_ONCE == 0:
             await asyncio.sleep(0)
-    return Answer(b"[%b]" % b",".join(parts), truncated=processes.truncated)
+    cut = processes.truncated or kept < len(found)
+    return Answer(b"[%b]" % b",".join(parts), truncated=cut)
+
+
+def _fitting(processes: list[dict[str, Any]], size: int) -> int:
+    """Return how many of the processes an answer has room for, whose list has this size."""
+    kept, size = len(processes), size + len(processes) * _CHILDREN
+    while size > ANSWER_MAX:
+        kept -= 1
+        size -= len(orjson.dumps(processes[kept])) + 1 + _CHILDREN
+    return kept

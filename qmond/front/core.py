@@ -24,8 +24,13 @@ _RATE: Final = 9
 """Questions a second, a little fewer than the core answers."""
 _PATIENCE: Final = 20
 """Seconds that an answer may take."""
+_QUEUED: Final = 27
+"""Questions that may wait here before one that anybody can have many of is refused: three seconds'
+worth."""
 _SHAREABLE: Final = frozenset({"status", "ps", "config", "metrics"})
 """The questions whose answer is the same for all who ask."""
+_UNBOUNDED: Final = frozenset({"tree"})
+"""The questions that every client can have many of."""
 
 
 class Core(asyncio.Protocol):
@@ -41,6 +46,7 @@ class Core(asyncio.Protocol):
         self._number = 0
         self._pace = Bucket(_RATE, _RATE)
         self._pacing = asyncio.Lock()
+        self._queued = 0  # questions that wait for that
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._unsent: dict[bytes, asyncio.Task[Answer]] = {}
         self._transport: asyncio.Transport
@@ -103,6 +109,8 @@ class Core(asyncio.Protocol):
     async def ask(self, op: str, args: Mapping[str, Any] | None = None) -> Answer:
         """Ask the core. Raises RequestError where it refuses, ProtocolError where it is silent."""
         if op not in _SHAREABLE:
+            if op in _UNBOUNDED and self._queued >= _QUEUED:
+                raise RequestError("TooManyRequests", "too many ask at the same time: try again")
             return await self._ask(op, args or {})
         key = orjson.dumps([op, args or {}])
         asking = self._unsent.get(key)
@@ -112,9 +120,13 @@ class Core(asyncio.Protocol):
         return await asyncio.shield(asking)
 
     async def _ask(self, op: str, args: Mapping[str, Any], key: bytes = b"") -> Answer:
-        async with self._pacing:
-            await asyncio.sleep(self._pace.wait(1))
-            self._pace.spend(1)
+        self._queued += 1
+        try:
+            async with self._pacing:
+                await asyncio.sleep(self._pace.wait(1))
+                self._pace.spend(1)
+        finally:
+            self._queued -= 1
         self._unsent.pop(key, None)
         self._number += 1
         number = self._number
