@@ -208,7 +208,7 @@ class Daemon:
             ),
             listening(
                 metrics.listen,
-                group_id(self.config.socket.group),
+                lambda: group_id(self.config.socket.group),
                 lambda listener: self.front.give("metrics", listener),
             ),
             write_forever(metrics, self.metrics.file),

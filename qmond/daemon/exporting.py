@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from qmond.config.keys import Metrics as Config
-from qmond.server.access import bind_unix, is_dead
+from qmond.server.access import admit, bind_unix, is_dead
 
 __all__ = ["listening", "write_forever", "write_whole"]
 
@@ -28,19 +28,25 @@ _BACKLOG: Final = 8
 
 
 async def listening(
-    address: str | None, group: int | None, ready: Callable[[socket.socket], None]
+    address: str | None,
+    group: Callable[[], int | None],
+    ready: Callable[[socket.socket], None],
 ) -> None:
     """Listen at an address, and call `ready` with the socket; again after it was shut down.
 
-    The socket is closed when this is cancelled.
+    A Unix socket is for root and a group, which may change. The socket is closed when this is
+    cancelled.
     """
     while address is not None:
-        listener = await _listener(address, group)
+        admitted = group()
+        listener = await _listener(address, admitted)
         _log.info("metrics: %s", address)
         try:
             ready(listener)
             while not is_dead(listener):
                 await asyncio.sleep(_RETRY)
+                if address.startswith("unix:") and admitted != (admitted := group()):
+                    _admit(address, admitted)
         finally:
             listener.close()
             if address.startswith("unix:"):
@@ -118,6 +124,17 @@ def _listen(address: str, group: int | None) -> socket.socket:
     listener.settimeout(0)
     listener.listen(_BACKLOG)
     return listener
+
+
+def _admit(address: str, group: int | None) -> None:
+    """Let another group connect to a Unix socket; root alone where that is not permitted."""
+    path = Path(address.removeprefix("unix:"))
+    try:
+        admit(path, group)
+    except OSError as error:
+        _log.warning("metrics.listen: only root may connect to %s: %s", path, error.strerror)
+        with contextlib.suppress(OSError):
+            admit(path, None)
 
 
 def _free(path: Path) -> Path:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from qmond.config.keys import Keep, Log, Rotate
 from qmond.errors import InUseError, LogError
+from qmond.log import compress
 from qmond.log.files import kept_files, new_name
 from qmond.log.history import History
 from qmond.log.keeper import LogKeeper
@@ -163,6 +165,28 @@ def test_names_go_on_though_the_clock_goes_back(tmp_path: Path) -> None:
     (tmp_path / "events-29991231T235959.999999Z.jsonl.zst").touch()
     (tmp_path / "events-zzz").touch()
     assert new_name(tmp_path).name == "events-30000101T000000.000000Z.jsonl"
+
+
+def test_what_is_being_compressed_is_for_the_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, part = tmp_path / "events-1.jsonl", tmp_path / "events-1.jsonl.zst.part"
+    plain.write_bytes(row(1))
+    plain.chmod(0o640)
+    modes: list[int] = []
+    copy = shutil.copyfileobj
+
+    def look(*args: Any) -> None:
+        copy(*args)
+        modes.append(stat.S_IMODE(part.stat().st_mode))
+
+    monkeypatch.setattr("qmond.log.compress.shutil.copyfileobj", look)
+    monkeypatch.setattr("sys.argv", ["compress", "zstd", str(plain)])
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    assert compress.main() == 0
+    assert modes == [0o600]
+    (done,) = tmp_path.iterdir()
+    assert (done.name, stat.S_IMODE(done.stat().st_mode)) == ("events-1.jsonl.zst", 0o640)
 
 
 @pytest.mark.parametrize("method", ["zstd", "gzip"])

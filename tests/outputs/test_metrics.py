@@ -280,7 +280,7 @@ async def serve(address: str) -> None:
     """Serve as core and front do together."""
     found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(listening(address, None, found.set_result))
+        tasks.create_task(listening(address, lambda: None, found.set_result))
         tasks.create_task(Exporter(told).serve_forever(await found))
 
 
@@ -311,6 +311,35 @@ def test_the_figures_are_served(kind: str, tmp_path: Path) -> None:
 
     play(address, scenario)
     assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to other groups")
+def test_the_socket_follows_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmond.daemon.exporting._RETRY", 0.01)
+    path = tmp_path / "metrics.sock"
+    groups: list[int | None] = [60]
+
+    def door() -> tuple[int, int]:
+        found = path.stat() if path.exists() else None
+        return (stat.S_IMODE(found.st_mode), found.st_gid) if found else (0, 0)
+
+    async def run() -> None:
+        work = listening(f"unix:{path}", lambda: groups[0], lambda _: None)
+        task = asyncio.create_task(work)
+        for group, wanted in (
+            (60, (0o660, 60)),
+            (50, (0o660, 50)),
+            (None, (0o600, 50)),
+            (60, (0o660, 60)),
+        ):
+            groups[0] = group
+            async with asyncio.timeout(20):
+                while door() != wanted:
+                    await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 def test_what_comes_in_pieces_is_understood() -> None:
