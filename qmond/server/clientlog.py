@@ -59,6 +59,10 @@ class ClientLog:
                 extra=about(MessageId.CLIENT_CUT_OFF, **fields, reason=reason.kind),
             )
 
+    def gone(self, peer: Peer, error: Exception | None) -> None:
+        """Log, for who looks closely, that a client has gone."""
+        _log.debug("client gone: %s: %s", peer, error or "closed")
+
     def check(self) -> None:
         """Tell once a minute what was not logged; called about once a second."""
         if self._left_out and self._clock() - self._told > _SUMMARY:

@@ -8,6 +8,8 @@ Its requests wait in a queue (requestqueue.py). The lines of events that it gets
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import time
 from typing import Any, Final
@@ -17,6 +19,7 @@ from qmond.server.access import Peer, Rights, is_gone, peer_of
 from qmond.server.audience import Audience
 from qmond.server.clientlog import ClientLog
 from qmond.server.protocol import (
+    LINE_MAX,
     Request,
     answer,
     answer_json,
@@ -39,6 +42,8 @@ _HALF_LINE: Final = 10
 """Seconds that a request may take to arrive."""
 _READER_COST: Final = 0.05
 """Seconds of a user's share that a reader's start takes."""
+_DISCARDED: Final = 1 << 20
+"""Bytes of requests that are read when a client is cut off: more than the kernel keeps."""
 
 
 class Connection(asyncio.Protocol):
@@ -94,11 +99,12 @@ class Connection(asyncio.Protocol):
         self._log.connected(self.peer)
         self._buffer.write(greeting({**self._source.about(), "pid": self.peer.hosts_pid}))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is all
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
         self.tail.stop()
         self._requests.close()
         self._audience.leave(self)
+        self._log.gone(self.peer, exc)
 
     def data_received(self, data: bytes) -> None:
         """Take requests."""
@@ -229,8 +235,15 @@ class Connection(asyncio.Protocol):
         self.tail.stop()
         self._log.cut_off(self.peer, reason, self.tail.dropped, fault)
         self._requests.clear()
+        self._discard_requests()
         self._buffer.write(refusal(None, reason))
         self._buffer.close()
+
+    def _discard_requests(self) -> None:
+        """Read what has come: closed with that unread, the socket would tell of an error first."""
+        with contextlib.suppress(OSError):
+            for _ in range(_DISCARDED // LINE_MAX):
+                os.read(self._socket.fileno(), LINE_MAX)
 
     def describe(self) -> dict[str, Any]:
         """Return what `status` says of this client."""

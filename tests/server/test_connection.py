@@ -173,6 +173,21 @@ def test_a_request_that_fails_inside_is_told_and_logged(
     play(tmp_path / "s", scenario)
 
 
+def test_who_has_asked_before_it_is_cut_off_learns_the_reason(tmp_path: Path) -> None:
+    """And not an error of its socket."""
+
+    async def scenario(_hub: Hub, connect: Connect) -> None:
+        await (await connect()).get()
+        with plain(tmp_path / "s") as late:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    late.send(b'{"op":"status"}\n' * 1000)
+            (row,) = await read_lines(late)
+            assert row["error"]["class"] == "TooManyClients"
+
+    play(tmp_path / "s", scenario, max_clients=1)
+
+
 def test_a_client_that_never_reads_is_cut_off_at_a_lines_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
