@@ -13,59 +13,64 @@ operations and their arguments. An argument that is None is not sent.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, Final, Self, Unpack
 
+from qmond import wire
+from qmond.asyncclient import AsyncClient
 from qmond.cursor import Choice, Cursor
 from qmond.errors import ProtocolError, QmondError, RequestError
+from qmond.wire import DEFAULT_SOCKET
 
-if TYPE_CHECKING:
-    import asyncio
+__all__ = [
+    "DEFAULT_SOCKET",
+    "AsyncClient",
+    "Choice",
+    "Client",
+    "ProtocolError",
+    "QmondError",
+    "RequestError",
+    "follow",
+    "follow_async",
+]
 
-__all__ = ["DEFAULT_SOCKET", "AsyncClient", "Choice", "Client", "follow", "follow_async"]
-
-DEFAULT_SOCKET: Final = Path("/run/qmond/qmond.sock")
-_PROTOCOL: Final = 1
-_LINE_MAX: Final = 8 << 20
-"""Bytes. The daemon sends no longer line: it cuts an answer at 4 MiB, and marks it as truncated."""
-_MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
-"""The beginnings of the lines that are not events; no event has one of these keys."""
 _PAUSE: Final = 1.0
 """Seconds before `follow` connects again."""
 
 
 class Client:
-    """One connection to the daemon. While a tail runs, it takes no other request."""
+    """One connection to the daemon, for one thread. It has one tail at a time.
 
-    def __init__(self, path: Path | None = None) -> None:
+    A request ends the tail that is open. So does closing the iterator of the tail, which a `break`
+    out of its loop does. `with` closes the connection.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         """Connect to the socket at `path`. The default is $QMOND_SOCKET, then DEFAULT_SOCKET.
 
         Raises QmondError if there is no daemon or the caller may not connect, ProtocolError if the
         other side does not speak this version of the protocol.
         """
-        self._path = _socket_path(path)
+        self._path = wire.socket_path(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(str(self._path))
         except OSError as error:
             self._socket.close()
-            raise _unreachable(self._path, error) from error
+            raise wire.unreachable(self._path, error) from error
         self._stream = self._socket.makefile("rb")
         self._requests = 0
+        self._tail: int | None = None  # the number of the request whose lines may be read
+        self._is_reading = False
         self.truncated = False
         """Whether the daemon cut the last answer, because it was too long."""
         self.about: dict[str, Any]
         """The daemon's greeting: version, boot_id, capabilities, oldest and newest line."""
         try:
-            self.about = _greeting(self._path, self._stream.readline(_LINE_MAX))
-        except OSError as error:
-            self.close()
-            raise _hung_up(self._path) from error
+            self.about = wire.greeting(self._path, self._read())
         except QmondError:
             self.close()
             raise
@@ -78,6 +83,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection. A thread that waits for a line of `tail` stops waiting."""
+        self._tail = None
         with contextlib.suppress(OSError):  # the daemon has closed it already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._stream.close()
@@ -122,129 +128,94 @@ class Client:
         answer: dict[str, Any] = self.request("reload")
         return answer
 
-    def tail(self, **choice: Unpack[Choice]) -> Iterator[bytes]:
+    def tail(self, **choice: Unpack[Choice]) -> Generator[bytes, None, None]:
         """Yield the lines that match a Choice, as JSON without the newline.
 
         With `follow=False`, the iterator ends after the last past line. Otherwise it ends after
-        `until`, or when the daemon stops. Raises RequestError at the call if the daemon refuses the
-        request, and ProtocolError while iterating if the connection or the tail fails.
+        `until`, or when the daemon stops. It may be left early, or closed: the connection then takes other requests.
+        Raises RequestError at the call if the daemon refuses the request. While iterating, raises
+        ProtocolError if the connection or the tail fails, QmondError if a request ended the tail.
         """
         self.request("tail", **choice)
-        return self._lines()
+        self._tail = self._requests
+        return self._lines(self._tail)
 
     def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
         """Send a request for any operation, and return its answer.
 
         Raises RequestError if the daemon refuses it, ProtocolError if the connection fails.
         """
-        self._requests += 1
-        try:
-            self._socket.sendall(_request(self._requests, op, args))
-            line = self._stream.readline(_LINE_MAX)
-        except OSError as error:
-            raise _hung_up(self._path) from error
-        answer, self.truncated = _answer(self._path, line)
+        if self._tail is not None:
+            self._stop_tail()
+        self._send(op, args)
+        answer, self.truncated = wire.answer(self._path, self._read(), self._requests)
         return answer
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self, tail: int) -> Generator[bytes, None, None]:
         try:
-            while line := self._stream.readline(_LINE_MAX):
-                if _is_end(self._path, line):
-                    return
-                yield line.rstrip(b"\n")
-        except OSError as error:
-            raise _hung_up(self._path) from error
+            while (line := self._next_line(tail)) is not None:
+                yield line
+        finally:
+            if self._tail == tail:
+                self._stop_tail()
 
+    def _next_line(self, tail: int) -> bytes | None:
+        """Return the next line of a tail, or None at its end."""
+        if self._tail != tail:
+            raise wire.closed(self._path) if self._stream.closed else wire.ended(self._path)
+        self._tail = None
+        line = self._read()
+        if not line or wire.is_end(self._path, line):
+            return None
+        self._tail = tail
+        return line.rstrip(b"\n")
 
-class AsyncClient:
-    """A `Client` for asyncio: `async with AsyncClient() as qmond` connects and closes."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = _socket_path(path)
-        self._requests = 0
-        self.truncated = False
-        """Whether the daemon cut the last answer, because it was too long."""
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self.about: dict[str, Any] = {}
-
-    async def __aenter__(self) -> Self:
-        """Connect. Raises QmondError, ProtocolError."""
-        import asyncio  # noqa: PLC0415 - a third of qmonctl's start time, which does not need it
-
+    def _stop_tail(self) -> None:
+        """End the tail, and skip what has been sent of it; close the connection if that fails."""
+        self._tail = None
+        timeout, end = self._socket.gettimeout(), time.monotonic() + wire.STOP_MAX
         try:
-            self._reader, self._writer = await asyncio.open_unix_connection(
-                self._path, limit=_LINE_MAX
-            )
-        except OSError as error:
-            raise _unreachable(self._path, error) from error
+            self._socket.settimeout(wire.STOP_MAX)
+            self._send("stop", {})
+            while wire.is_before(self._path, line := self._read(), self._requests):
+                if time.monotonic() > end:
+                    raise TimeoutError
+            wire.answer(self._path, line, self._requests)
+            self._socket.settimeout(timeout)
+        except (OSError, QmondError):
+            self.close()
+
+    def _send(self, op: str, args: dict[str, Any]) -> None:
+        if self._is_reading:
+            raise wire.in_use(self._path, "thread")
+        self._requests += 1
         try:
-            self.about = _greeting(self._path, await self._reader.readline())
-        except ValueError as error:  # asyncio's, for a line beyond the limit
-            await self.close()
-            raise _too_long(self._path) from error
+            self._socket.sendall(wire.request(self._requests, op, args))
         except OSError as error:
-            await self.close()
-            raise _hung_up(self._path) from error
-        except (QmondError, asyncio.CancelledError):
-            await self.close()
+            raise (
+                wire.closed(self._path) if self._stream.closed else wire.hung_up(self._path)
+            ) from error
+
+    def _read(self) -> bytes:
+        self._is_reading = True
+        try:
+            return self._stream.readline(wire.LINE_MAX)
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+            raise (
+                wire.closed(self._path) if self._stream.closed else wire.hung_up(self._path)
+            ) from error
+        except BaseException:  # ^C in the middle of a line, whose beginning is gone
+            self.close()
             raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection."""
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-
-    async def status(self) -> dict[str, Any]:
-        """Return the state of the daemon and its counters. Raises RequestError."""
-        status: dict[str, Any] = await self.request("status")
-        return status
-
-    async def ps(self) -> list[dict[str, Any]]:
-        """Return the watched processes. Raises RequestError."""
-        processes: list[dict[str, Any]] = await self.request("ps")
-        return processes
-
-    async def tail(self, **choice: Unpack[Choice]) -> AsyncGenerator[bytes, None]:
-        """Yield lines as `Client.tail` does: `async for line in qmond.tail()`."""
-        await self.request("tail", **choice)
-        try:
-            async for line in self._reader:
-                if _is_end(self._path, line):
-                    return
-                yield line.rstrip(b"\n")
-        except OSError as error:
-            raise _hung_up(self._path) from error
-        except ValueError as error:  # asyncio's, for a line beyond the limit
-            raise _too_long(self._path) from error
-
-    async def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
-        """Send a request for any operation, and return its answer.
-
-        Raises RequestError if the daemon refuses it, ProtocolError if the connection fails.
-        """
-        self._requests += 1
-        self._writer.write(_request(self._requests, op, args))
-        try:
-            line = await self._reader.readline()
-        except OSError as error:
-            raise _hung_up(self._path) from error
-        except ValueError as error:  # asyncio's, for a line beyond the limit
-            raise _too_long(self._path) from error
-        answer, self.truncated = _answer(self._path, line)
-        return answer
+        finally:
+            self._is_reading = False
 
 
 # ---- across restarts -----------------------------------------------------------------------------
 
 
 def follow(
-    path: Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     choose: Callable[[Client], Choice] | None = None,
     on_retry: Callable[[QmondError], None] | None = None,
@@ -262,7 +233,8 @@ def follow(
         try:
             with Client(path) as client:
                 changes = choose(client) if choose else Choice()
-                for line in client.tail(**cursor.ask(client.about, changes)):
+                lines = client.tail(**cursor.ask(client.about, changes))
+                for line in lines:  # named: the client is closed before it is
                     cursor.take(line)
                     yield line
             if cursor.is_over():
@@ -276,7 +248,7 @@ def follow(
 
 
 async def follow_async(
-    path: Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     choose: Callable[[AsyncClient], Awaitable[Choice]] | None = None,
     on_retry: Callable[[QmondError], None] | None = None,
@@ -307,87 +279,3 @@ async def follow_async(
             if on_retry:
                 on_retry(error)
         await asyncio.sleep(_PAUSE)
-
-
-# ---- the protocol of both clients ------------------------------------------------------------
-
-
-def _socket_path(path: Path | None) -> Path:
-    return path or Path(os.environ.get("QMOND_SOCKET", DEFAULT_SOCKET))
-
-
-def _hung_up(path: Path) -> ProtocolError:
-    return ProtocolError(f"{path}: the daemon hung up")
-
-
-def _unreachable(path: Path, error: OSError) -> QmondError:
-    return QmondError(f"{path}: {error.strerror}", hint=_hint(error))
-
-
-def _hint(error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return "only root and the members of the daemon's group may connect: see `qmonctl doctor`"
-    return "is the daemon running? `systemctl status qmond`, or start `qmond` as root"
-
-
-def _request(number: int, op: str, args: dict[str, Any]) -> bytes:
-    given = {
-        key: value if isinstance(value, str | int | float) else list(value)
-        for key, value in args.items()
-        if value is not None
-    }
-    return json.dumps({"id": number, "op": op, "args": given}).encode() + b"\n"
-
-
-def _greeting(path: Path, line: bytes) -> dict[str, Any]:
-    about: dict[str, Any] = _message(path, line).get("qmond", {})
-    if about.get("protocol") != _PROTOCOL:
-        raise ProtocolError(
-            f"{path}: this is not qmond, or not version {_PROTOCOL} of its protocol"
-        )
-    return about
-
-
-def _too_long(path: Path) -> ProtocolError:
-    return ProtocolError(f"{path}: the daemon sent a line of more than {_LINE_MAX >> 20} MiB")
-
-
-def _answer(path: Path, line: bytes) -> tuple[Any, bool]:
-    """Return the answer in a line, and whether the daemon cut it."""
-    message = _message(path, line)
-    if "ok" not in message:
-        raise ProtocolError(
-            f"{path}: the daemon sent something else than an answer: {line[:100]!r}"
-        )
-    return message["ok"], message.get("truncated") is True
-
-
-def _is_end(path: Path, line: bytes) -> bool:
-    """Whether a line ends the tail. Raises RequestError or ProtocolError if the tail failed."""
-    if not line.endswith(b"\n"):
-        if len(line) >= _LINE_MAX:
-            raise _too_long(path)
-        raise ProtocolError(f"{path}: the daemon hung up in the middle of a line")
-    if not line.startswith(_MESSAGES):
-        return False
-    message = _message(path, line)
-    reason = message.get("end", {}).get("reason")
-    if reason not in {None, "complete"}:
-        raise ProtocolError(f"{path}: {reason}")
-    return reason is not None
-
-
-def _message(path: Path, line: bytes) -> dict[str, Any]:
-    if not line:
-        raise _hung_up(path)
-    if len(line) >= _LINE_MAX:
-        raise _too_long(path)
-    try:
-        message = json.loads(line)
-    except ValueError as error:
-        raise ProtocolError(f"{path}: the daemon sent a line that is not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise ProtocolError(f"{path}: the daemon sent a line that is not a JSON object")
-    if "error" in message:
-        raise RequestError.parse(message["error"])
-    return message

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import pytest
+import serving
 from peer import HELLO, hello, peer, peers
 
 from qmond.client import AsyncClient, Choice, Client, follow, follow_async
 from qmond.errors import ProtocolError, QmondError, RequestError
 from qmond.server.arguments import KEYS
+from qmond.server.hub import Hub
 
 
 def test_asks_and_tails(tmp_path: Path) -> None:
@@ -133,6 +136,220 @@ def test_a_line_beyond_all_bounds_is_told_as_that(tmp_path: Path) -> None:
         client.ps()
     with peer(tmp_path / "t", HELLO, endless), pytest.raises(ProtocolError, match="more than 8"):
         asyncio.run(ask())
+
+
+# ---- leaving a tail early ------------------------------------------------------------------------
+
+BEGUN = b'{"id":1,"ok":{}}\n{"ts":1}\n{"ts":2}\n'
+STOPPED = b'{"ts":3}\n{"id":2,"ok":{"sent":3,"dropped":0}}\n'
+FINE = b'{"id":3,"ok":{"up":1}}\n'
+
+
+def ops(asked: list[dict[str, Any]]) -> list[str]:
+    return [request["op"] for request in asked]
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [STOPPED, b'{"id":1,"end":{"reason":"complete"}}\n' + STOPPED[9:]],
+    ids=["in between", "at its end"],
+)
+def test_a_tail_may_be_left(tmp_path: Path, stopped: bytes) -> None:
+    answers = HELLO, BEGUN, stopped, FINE
+    with peers(tmp_path / "s", answers) as asked, Client(str(tmp_path / "s")) as client:
+        for row in client.tail():
+            assert row == b'{"ts":1}'
+            break
+        assert ops(asked) == ["tail", "stop"]
+        assert client.status() == {"up": 1}
+
+    async def leave() -> None:
+        async with AsyncClient(str(tmp_path / "t")) as client:
+            async for row in client.tail():
+                assert row == b'{"ts":1}'
+                break
+            assert await client.status() == {"up": 1}
+
+    with peers(tmp_path / "t", answers) as asked:
+        asyncio.run(leave())
+    assert ops(asked) == ["tail", "stop", "status"]
+
+
+def test_a_request_ends_a_tail_whose_iterator_says_so(tmp_path: Path) -> None:
+    answers = HELLO, BEGUN, STOPPED, FINE
+    with peers(tmp_path / "s", answers) as asked, Client(tmp_path / "s") as client:
+        tail = client.tail()
+        assert next(tail) == b'{"ts":1}'
+        assert client.status() == {"up": 1}
+        with pytest.raises(QmondError, match="a later request on this connection ended the tail"):
+            next(tail)
+    assert ops(asked) == ["tail", "stop", "status"]
+
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "t") as client:
+            tail = client.tail()
+            assert await anext(tail) == b'{"ts":1}'
+            assert await client.status() == {"up": 1}
+            with pytest.raises(QmondError, match="ended the tail"):
+                await anext(tail)
+
+    with peers(tmp_path / "t", answers) as asked:
+        asyncio.run(ask())
+    assert ops(asked) == ["tail", "stop", "status"]
+
+
+@pytest.mark.parametrize("stopped", [b"", b'{"ts":3}\n' * 9], ids=["silent", "goes on"])
+def test_a_daemon_that_does_not_stop_a_tail_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bytes
+) -> None:
+    monkeypatch.setattr("qmond.wire.STOP_MAX", 0.2)
+    with peer(tmp_path / "s", HELLO, BEGUN, stopped, b""), Client(tmp_path / "s") as client:
+        with contextlib.closing(client.tail()) as tail:
+            next(tail)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+        with pytest.raises(ProtocolError, match="this connection is closed"):
+            client.status()
+        with pytest.raises(ProtocolError, match="this connection is closed"):
+            client.tail()
+
+
+def test_skipping_a_tail_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmond.wire.STOP_MAX", 0)
+
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "s") as client:
+            async with contextlib.aclosing(client.tail()) as tail:
+                await anext(tail)
+            with pytest.raises(ProtocolError, match="goes on with a tail that was left"):
+                await client.status()
+
+    with peer(tmp_path / "s", HELLO, BEGUN, b'{"ts":3}\n' * 9, b""):
+        asyncio.run(ask())
+
+
+def test_an_answer_is_known_by_its_number(tmp_path: Path) -> None:
+    with (
+        peer(tmp_path / "s", HELLO, b'{"id":7,"ok":{}}\n'),
+        Client(tmp_path / "s") as client,
+        pytest.raises(ProtocolError, match="something else than the answer"),
+    ):
+        client.status()
+
+
+def test_a_thread_is_told_that_another_one_waits(tmp_path: Path) -> None:
+    with peer(tmp_path / "s", HELLO, b'{"id":1,"ok":{}}\n', b""):
+        client = Client(tmp_path / "s")
+        waiting = threading.Thread(target=list, args=(client.tail(),))
+        waiting.start()
+        time.sleep(0.1)
+        with pytest.raises(QmondError, match="use a client for each thread"):
+            client.status()
+        assert waiting.is_alive()
+        client.close()
+        waiting.join(10)
+
+
+def test_a_task_is_told_that_another_one_waits(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "s") as client:
+            waiting = asyncio.create_task(client.status())
+            await asyncio.sleep(0.1)
+            with pytest.raises(QmondError, match="use a client for each task"):
+                await client.ps()
+            with pytest.raises(QmondError, match="use a client for each task"):
+                await anext(client.tail())
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    with peer(tmp_path / "s", HELLO, b"", b""):
+        asyncio.run(ask())
+
+
+def test_an_interrupt_in_the_middle_of_a_line_closes_the_connection(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with (
+            peer(tmp_path / "s", HELLO, b'{"id":1,"ok":{}}\n{"ts', b""),
+            Client(tmp_path / "s") as client,
+        ):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                list(client.tail())
+            with pytest.raises(ProtocolError, match="this connection is closed"):
+                client.status()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_task_may_be_cancelled_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "s") as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    async for row in client.tail():
+                        assert row == b'{"ts":1}'
+            assert await client.status() == {"up": 1}
+
+    answers = HELLO, BEGUN[:-3], BEGUN[-3:] + STOPPED, FINE
+    with peers(tmp_path / "s", answers) as asked:
+        asyncio.run(ask())
+    assert ops(asked) == ["tail", "stop", "status"]
+
+
+def test_a_request_that_was_cancelled_is_answered_to_nobody(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with AsyncClient(tmp_path / "s") as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.ps(), 0.2)
+            assert await client.request("tree") == 2
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(client.tail()), 0.2)
+            assert await client.request("tree") == 5
+
+    first = b'{"id":1,"ok":1}\n{"id":2,"ok":2}\n'
+    second = b'{"id":3,"ok":{}}\n{"ts":1}\n{"id":4,"ok":{}}\n{"id":5,"ok":5}\n'
+    with peers(tmp_path / "s", (HELLO, b"", first, b"", b"", second)) as asked:
+        asyncio.run(ask())
+    assert ops(asked) == ["ps", "tree", "tail", "stop", "tree"]
+
+
+async def leave_tails(client: AsyncClient) -> None:
+    for choice in (Choice(), Choice(where="pid == 7"), Choice(events=["READ"])):
+        async for row in client.tail(**choice):
+            assert row.startswith(b'{"event": "READ"')
+            break
+        assert await client.status() == {"fine": True}
+
+
+def leave_tails_too(path: Path) -> None:
+    with Client(path) as client:
+        for choice in (Choice(), Choice(where="pid == 7"), Choice(events=["READ"])):
+            for row in client.tail(**choice):
+                assert row.startswith(b'{"event": "READ"')
+                break
+            assert client.status() == {"fine": True}
+
+
+def test_a_real_tail_may_be_left_while_lines_come(tmp_path: Path) -> None:
+    async def storm(hub: Hub) -> None:
+        while True:
+            for _ in range(50):
+                hub.broadcast(serving.line("READ", 7, size=1000))
+            await asyncio.sleep(0.01)
+
+    async def scenario(hub: Hub, _connect: serving.Connect) -> None:
+        storming = asyncio.create_task(storm(hub))
+        async with asyncio.timeout(60), AsyncClient(tmp_path / "s") as client:
+            await leave_tails(client)
+            await asyncio.to_thread(leave_tails_too, tmp_path / "s")
+            assert not any(connection.tail.is_on for connection in hub.audience)
+        storming.cancel()
+
+    serving.play(tmp_path / "s", scenario, client_buffer=65536)
 
 
 # ---- across restarts -----------------------------------------------------------------------------
