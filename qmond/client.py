@@ -1,13 +1,15 @@
 """Clients of the daemon's socket: `Client`, and `AsyncClient` for asyncio.
 
+    import json
+    from qmond.client import Client
+
     with Client() as qmond:
-        for line in qmond.tail(events=["READ"], guest="*/sh", last=100):
+        for line in qmond.tail(events=["WRITE"], guest="*/sensor", last=100, follow=False):
             print(json.loads(line)["buf"])
 
-`follow` and `follow_async` reconnect after a restart of the daemon, and miss no line.
-
-The module needs only the standard library and the daemon's socket. docs/protocol.md describes the
-operations and their arguments. An argument that is None is not sent.
+`follow` and `follow_async` reconnect after a restart of the daemon, and miss no line. An argument
+that is None is not sent. docs/client.md describes the client, docs/protocol.md all operations and
+their arguments. The client needs only the standard library and the daemon's socket.
 """
 
 from __future__ import annotations
@@ -132,9 +134,10 @@ class Client:
         """Yield the lines that match a Choice, as JSON without the newline.
 
         With `follow=False`, the iterator ends after the last past line. Otherwise it ends after
-        `until`, or when the daemon stops. It may be left early, or closed: the connection then takes other requests.
-        Raises RequestError at the call if the daemon refuses the request. While iterating, raises
-        ProtocolError if the connection or the tail fails, QmondError if a request ended the tail.
+        `until`, or when the daemon stops. It may be left early, or closed: the connection then
+        takes other requests. Raises RequestError at the call if the daemon refuses the request.
+        While iterating, raises ProtocolError if the connection or the tail fails, QmondError if a
+        request ended the tail.
         """
         self.request("tail", **choice)
         self._tail = self._requests

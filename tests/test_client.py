@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import signal
 import threading
 import time
@@ -354,7 +353,6 @@ def test_a_real_tail_may_be_left_while_lines_come(tmp_path: Path) -> None:
 
 # ---- across restarts -----------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[1]
 TAIL = b'{"id":1,"ok":{}}\n'
 END = b'{"id":1,"end":{"reason":"complete"}}\n'
 OVER = b'{"id":1,"error":{"class":"Forbidden","message":"over"}}\n'
@@ -549,21 +547,3 @@ def test_a_task_that_is_cancelled_hangs_up(tmp_path: Path, answers: tuple[bytes,
 
     asyncio.run(cancel())
     assert follower.told == []
-
-
-def test_the_documented_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = (ROOT / "docs/protocol.md").read_text()
-    _, example = re.findall(r"(?s)^```python\n(.*?)^```", text, re.MULTILINE)
-    monkeypatch.setenv("QMOND_SOCKET", str(tmp_path / "s"))
-    came = b'{"ts":1.000000,"event":"CONNECT","pid":7,"addr":"127.0.0.1:80","seq":5}\n{"ts'
-    with (
-        peers(tmp_path / "s", (hello(4), TAIL + came), (hello(5), OVER)) as asked,
-        pytest.raises(RequestError, match="over"),
-    ):
-        exec(example, {})  # noqa: S102 - it is ours
-    assert [request["args"]["from_seq"] for request in asked] == [5, 6]
-    said = capsys.readouterr().out
-    assert said.startswith("CONNECT 7 127.0.0.1:80\n")
-    assert said.endswith("the daemon hung up in the middle of a line\n")

@@ -205,8 +205,10 @@ def test_a_folder_imports_from_those_that_it_may(path: Path) -> None:
 
 
 def test_the_client_needs_nothing_but_its_own_modules() -> None:
+    packed = (ROOT / "script/deb").read_text()
     for name in CLIENT:
         assert imports(ROOT / f"qmond/{name}.py") <= CLIENT, name
+        assert f" {name}.py " in packed, f"{name} is not in python3-qmond"
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

@@ -16,7 +16,8 @@ qmonctl query "SELECT ts - lag(ts) OVER (PARTITION BY tid ORDER BY seq) AS gap, 
 A key that a line does not have is NULL. `event` is the type of every line, also of statistics.
 --tables lists the columns. FILE is as for `qmonctl export`. The SQL is DuckDB's: one SELECT, which
 sees this table and nothing else, neither files nor the network. What exceeds 2 GiB of memory goes
-to $TMPDIR. DuckDB must be installed; in a checkout: .venv/bin/pip install duckdb
+to $TMPDIR. It needs DuckDB, which is in the package qmond-query; if DuckDB is missing, query says
+which command installs it.
 """
 
 from __future__ import annotations

@@ -170,12 +170,27 @@ def test_a_query_can_be_stopped(log: Path) -> None:
             pytest.fail(f"it goes on: {shlex.join(command)}")
 
 
-def test_without_duckdb_it_says_what_to_do(log: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "command"),
+    [
+        (["venv/bin/pip"], "sudo {venv}/bin/pip install duckdb"),
+        (["files"], "sudo {venv}/bin/python3 -m pip install duckdb"),
+        ([], "sudo apt install ./qmond-query_*.deb"),
+    ],
+    ids=["checkout", "make install", "package"],
+)
+def test_without_duckdb_it_says_what_to_do(
+    files: list[str], command: str, log: Path, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     program = (
-        "import sys; sys.modules['duckdb'] = None; from qmond.ctl import main; sys.exit(main())"
+        f"import sys; sys.modules['duckdb'] = None; sys.prefix = {str(tmp_path / 'venv')!r}; "
+        "from qmond.ctl import main; sys.exit(main())"
     )
-    command = [sys.executable, "-c", program, "query", "SELECT 1", str(log)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    asking = [sys.executable, "-c", program, "query", "SELECT 1", str(log)]
+    done = subprocess.run(asking, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install duckdb" in done.stderr
+    assert command.format(venv=tmp_path / "venv") in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,12 @@ Connect = Callable[[], Coroutine[Any, Any, Peer]]
 Scenario = Callable[[Hub, Connect], Coroutine[Any, Any, None]]
 
 
-def play(path: Path, scenario: Scenario, **settings: Any) -> None:
+def play(
+    path: Path,
+    scenario: Scenario,
+    operations: Mapping[str, Operation] | None = None,
+    **settings: Any,
+) -> None:
     """Run a scenario against a hub of its own, whose log is beside the socket."""
     log = path.with_name("events.jsonl")
     log.touch()
@@ -101,6 +106,7 @@ def play(path: Path, scenario: Scenario, **settings: Any) -> None:
                 "long": Operation(long),
                 "fail": Operation(fail),
                 "reboot": Operation(status, ("when",), control=True),
+                **(operations or {}),
             },
             about=lambda: {"boot_id": "boot", "newest": 100},
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,

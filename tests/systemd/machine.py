@@ -132,30 +132,30 @@ def _read(build: subprocess.Popen[bytes], said: bytearray) -> None:
 
 @pytest.fixture(scope="session")
 def package(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the package, which is moved out of the tree."""
+    """Return the package, which is moved out of the tree; those built with it are beside it."""
     need_root()
-    return take_package(pytestconfig, tmp_path_factory.mktemp("deb"))
+    return take_packages(pytestconfig, tmp_path_factory.mktemp("deb"))
 
 
-def take_package(config: pytest.Config, folder: Path) -> Path:
-    """Move the package into a folder, once it is built."""
+def take_packages(config: pytest.Config, folder: Path) -> Path:
+    """Move the packages into a folder, once they are built; returns qmond's own."""
     config.stash[_BUILD].join()
     del config.stash[_BUILD]
     said = config.stash[_SAID].decode().splitlines()
-    made = ROOT / said[-1]
-    assert made.suffix == ".deb", said
-    kept = folder / made.name
-    shutil.move(made, kept)
-    if not any(made.parent.iterdir()):
-        made.parent.rmdir()
-    return kept
+    made = [ROOT / line for line in said if line.endswith(".deb")]
+    assert len(made) == 3, said
+    for path in made:
+        shutil.move(path, folder / path.name)
+    if not any(made[0].parent.iterdir()):
+        made[0].parent.rmdir()
+    return folder / made[0].name
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remove a package that no test has taken."""
+    """Remove packages that no test has taken."""
     if _BUILD in session.config.stash:
         with tempfile.TemporaryDirectory() as folder:
-            take_package(session.config, Path(folder))
+            take_packages(session.config, Path(folder))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -33,3 +34,18 @@ def test_apt_and_systemctl_are_all_it_takes(fresh_machine: Machine, package: Pat
         wrote = fresh_machine.run("qmonctl tail -c 1 --event WRITE")
     assert len([json.loads(line)["seq"] for line in said.splitlines()]) == 5
     assert json.loads(wrote)["buf"] == "tick\n"
+
+
+def test_one_command_is_all_that_query_needs(fresh_machine: Machine, package: Path) -> None:
+    """The one that it says; afterwards nothing is left of it."""
+    (built,) = package.parent.glob("qmond-query_*.deb")
+    shutil.copy(built, fresh_machine.root / "root")
+    query = 'cd /root && qmonctl query --csv "SELECT count(*) > 0 AS some FROM events"'
+    said = fresh_machine.run(f"{query}; echo $?", check=False)
+    assert said.startswith("qmonctl: query needs DuckDB")
+    assert said.endswith("\n1\n")
+    (command,) = re.findall("sudo (apt install [^ ]+)", said)
+    fresh_machine.run(f"cd /root && {command} 2>&1", timeout=120)
+    assert fresh_machine.run(query) == "some\ntrue\n"
+    fresh_machine.run("apt-get -qq -y purge qmond-query")
+    assert fresh_machine.run("find /usr -iname '*duckdb*' -o -iname '*qmond-query*'") == ""

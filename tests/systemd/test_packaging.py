@@ -162,3 +162,22 @@ def test_a_log_that_is_a_mount_point_does_not_hinder_a_purge(machine: Machine) -
     assert machine.run("ls -A /var/log/qmond") == ""
     assert "qmond" not in machine.run("ls /etc/systemd/system/*.wants")
     machine.run("umount /var/log/qmond; dpkg -i /root/qmond.deb 2>&1", timeout=120)
+
+
+def test_the_client_is_there_for_the_systems_python(machine: Machine, package: Path) -> None:
+    """With the daemon's package, which has its own, and without it."""
+    (built,) = package.parent.glob("python3-qmond_*.deb")
+    shutil.copy(built, machine.root / "root")
+    machine.run("dpkg -i /root/python3-qmond_*.deb 2>&1")
+    where = "import qmond.client as c; print(c.__file__)"
+    of_the_system, of_the_daemon = "/usr/lib/python3/dist-packages/qmond/", "/usr/lib/qmond/venv/"
+    assert machine.run(f"/usr/bin/python3 -c '{where}'").startswith(of_the_system)
+    of = machine.run(f"/usr/lib/qmond/venv/bin/python3 -I -c '{where}'")
+    assert of.startswith(of_the_daemon)
+    machine.run("systemctl restart qmond; qmonctl status; qmond --check")
+    ask = 'from qmond.client import *; print(Client().status()["version"])'
+    assert machine.run(f"/usr/bin/python3 -c '{ask}'") == machine.run("qmond --version | cut -c7-")
+    machine.run("dpkg --purge qmond 2>&1", timeout=60)
+    assert "is the daemon running?" in machine.run(f"/usr/bin/python3 -c '{ask}'", check=False)
+    machine.run("dpkg --purge python3-qmond 2>&1; dpkg -i /root/qmond.deb 2>&1", timeout=120)
+    assert machine.run("ls -d /usr/lib/python3/dist-packages/qmond", check=False).count("No such")

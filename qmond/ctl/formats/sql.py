@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,13 +22,23 @@ from qmond.escape import json_bytes
 from qmond.events.fields import Field, Form
 from qmond.events.table import COMMON, FIELDS
 
+
+def _how_to_install() -> str:
+    """Return the command that installs DuckDB where this interpreter finds it."""
+    folder = Path(sys.prefix)
+    if (folder / "bin/pip").exists():  # a checkout's environment
+        return f"sudo {folder}/bin/pip install duckdb"
+    if (folder.parent / "files").exists():  # script/install's, without a package
+        python = f"sudo {folder}/bin/python3 -m"
+        return f"{python} ensurepip && {python} pip install duckdb"
+    return "sudo apt install ./qmond-query_*.deb   # script/deb builds it beside qmond's package"
+
+
 try:
     import duckdb
 except ImportError as _error:
-    raise QmondError(
-        "query needs DuckDB, which is not installed",
-        hint="in a checkout: .venv/bin/pip install duckdb",
-    ) from _error
+    _message = "query needs DuckDB, which is not installed"
+    raise QmondError(_message, hint=_how_to_install()) from _error
 
 __all__ = ["Answer", "answered", "described", "loaded", "rendered"]
 
