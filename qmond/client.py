@@ -195,23 +195,22 @@ class Client:
         try:
             self._socket.sendall(wire.request(self._requests, op, args))
         except OSError as error:
-            raise (
-                wire.closed(self._path) if self._stream.closed else wire.hung_up(self._path)
-            ) from error
+            raise self._lost() from error
 
     def _read(self) -> bytes:
         self._is_reading = True
         try:
             return self._stream.readline(wire.LINE_MAX)
         except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
-            raise (
-                wire.closed(self._path) if self._stream.closed else wire.hung_up(self._path)
-            ) from error
+            raise self._lost() from error
         except BaseException:  # ^C in the middle of a line, whose beginning is gone
             self.close()
             raise
         finally:
             self._is_reading = False
+
+    def _lost(self) -> ProtocolError:
+        return wire.closed(self._path) if self._stream.closed else wire.hung_up(self._path)
 
 
 # ---- across restarts -----------------------------------------------------------------------------

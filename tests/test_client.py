@@ -520,8 +520,12 @@ def test_what_fails_at_first_is_not_tried_again(tmp_path: Path, kind: type[Follo
 
 def test_who_leaves_hangs_up(tmp_path: Path) -> None:
     waiting = hello(4), TAIL + lines(5), b""
-    with peers(tmp_path / "s", waiting), contextlib.closing(follow(tmp_path / "s")) as following:
+    with (
+        peers(tmp_path / "s", waiting) as asked,
+        contextlib.closing(follow(tmp_path / "s")) as following,
+    ):
         assert [next(following)] == lines(5).splitlines()
+    assert ops(asked) == ["tail"], "it waits for no stop"
 
     async def leave() -> None:
         with peers(tmp_path / "s", waiting):
