@@ -97,6 +97,7 @@ TESTED_TOGETHER = {
     "events.calls": "events/test_events",
     "events.content": "server/test_filters",
     "events.fields": "events/test_events",
+    "events.guestglob": "server/test_filters",
     "events.records": "events/test_events",
     "events.schema": "events/test_events",
     "events.table": "events/test_events",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from qmond.client import Choice, Client
 from qmond.errors import RequestError
+from qmond.events.guestglob import GuestGlob
 
 __all__ = ["remark"]
 
@@ -42,5 +42,5 @@ def _matches(process: dict[str, Any], choice: Choice) -> bool:
         (not pids or process["pid"] in pids)
         and (not tree or tree in ancestors)
         and (not arch or process["arch"] in arch)
-        and (not guest or fnmatchcase(process["guest"] or "", guest))
+        and (not guest or GuestGlob(guest)(process))
     )

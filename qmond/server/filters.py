@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import translate
-from posixpath import basename
 from typing import Any, Final
 
 import orjson
@@ -19,6 +17,7 @@ from qmond.errors import RequestError
 from qmond.escape import json_bytes
 from qmond.events.content import CONTENT_KEYS, without_content
 from qmond.events.fields import Event
+from qmond.events.guestglob import GuestGlob
 from qmond.events.table import EVENTS, NUMBER, STREAM_ONLY
 from qmond.events.tree import Tree
 from qmond.server.arguments import KEYS
@@ -46,7 +45,7 @@ class Filter:
         """Raise RequestError where the expression is wrong, or has keys that are not for all."""
         self._selection = selection
         self._content = content
-        self._guest = _Guest(selection.guest) if selection.guest else None
+        self._guest = GuestGlob(selection.guest) if selection.guest else None
         self._tree = None if selection.tree is None else Tree(selection.tree)
         self._where = _Where(selection.where, content=content) if selection.where else None
 
@@ -88,21 +87,6 @@ class Filter:
 
 def _pids(name: str, values: dict[str, Any]) -> list[int]:
     return [values[key] for key in _PROCESSES[name] if key in values]
-
-
-class _Guest:
-    """A glob for guests: of their path, or if it has no slash, of their file name."""
-
-    def __init__(self, glob: str) -> None:
-        self._matches = re.compile(translate(glob)).match
-        self._names_file = "/" not in glob
-
-    def __call__(self, values: dict[str, Any]) -> bool:
-        for key in ("guest", "guest_path"):  # the second where the first is relative
-            path = values.get(key)
-            if path and self._matches(basename(path) if self._names_file else path):
-                return True
-        return False
 
 
 class _Where:

@@ -121,24 +121,24 @@ RUNNING: Final = [
 ]
 
 
-def ok(answer: object) -> bytes:
-    """Return the answer to a request."""
-    return json.dumps({"id": 1, "ok": answer}).encode() + b"\n"
+def ok(answer: object, number: int = 1) -> bytes:
+    """Return the answer to a request of a number."""
+    return json.dumps({"id": number, "ok": answer}).encode() + b"\n"
 
 
-def status(reads: int, writes: int) -> bytes:
+def status(reads: int, writes: int, number: int) -> bytes:
     """Return the answer to `status`, as far as `top` looks at it."""
     seen = {"READ": reads, "WRITE": writes}
     rows = {name: {"seen": count, "written": count, "lost": 0, "suppressed": 0}
             for name, count in seen.items()}  # fmt: skip
-    return ok({"counters": rows})
+    return ok({"counters": rows}, number)
 
 
 TAIL: Final = ((HELLO, ok({}) + lines(), b""),)
 PS: Final = ((HELLO, ok(RUNNING), b""),)
 TOP: Final = (
     (HELLO,),
-    (HELLO, ok(RUNNING), status(282, 141), ok(RUNNING), status(288, 144), b"", b""),
+    (HELLO, ok(RUNNING), status(282, 141, 2), ok(RUNNING, 3), status(288, 144, 4), b"", b""),
 )
 
 SCREENS: Final = (

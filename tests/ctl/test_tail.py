@@ -321,7 +321,8 @@ RUNNING = {"pid": 42, "parents": [{"pid": 41, "comm": "sh"}], "arch": "arm", "gu
         (["--pid", "41"], "--pid 41"),
         (["--tree", "7"], "--tree 7"),
         (["--arch", "i386,mips", "--guest", "*/sh"], "--guest */sh --arch i386,mips"),
-        (["--pid", "42", "--guest", "sh"], "--pid 42 --guest sh"),
+        (["--guest", "sh"], ""),
+        (["--pid", "42", "--guest", "ash"], "--pid 42 --guest ash"),
     ],
 )
 def test_a_guest_that_does_not_run_is_waited_for(
@@ -333,7 +334,7 @@ def test_a_guest_that_does_not_run_is_waited_for(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     ps = json.dumps({"id": 1, "ok": [RUNNING]}).encode() + b"\n"
-    with peers(path, (hello(4), ps, OK + line(5))) as asked:
+    with peers(path, (hello(4), ps, OK.replace(b"1", b"2") + line(5))) as asked:
         assert main(["--socket", str(path), "tail", "-c1", *words]) == 0
     assert [request["op"] for request in asked] == ["ps", "tail"]
     told = f"qmonctl: no running guest matches {said}; waiting for one\n"
