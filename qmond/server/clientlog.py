@@ -25,6 +25,7 @@ _OF_A_KIND: Final = (1 / 60, 5)
 """Messages a second of one user and kind, and how many at once."""
 _OF_OTHERS: Final = (1, 60)
 """Likewise, of all users but root together."""
+_CONNECTED: Final = "connected"
 _SUMMARY: Final = 60
 """Seconds between two summaries of what was not logged."""
 
@@ -41,7 +42,7 @@ class ClientLog:
 
     def connected(self, peer: Peer) -> None:
         """Log that a client has connected."""
-        if self._has_room(peer.uid, "connected"):
+        if self._has_room(peer.uid, _CONNECTED):
             _log.info("client connected: %s", peer)
 
     def cut_off(
@@ -72,7 +73,8 @@ class ClientLog:
         """Tell how many messages were not logged."""
         if self._left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._left_out.items()))
-            _log.warning("messages about clients that were too many to log: %s", kinds)
+            level = logging.INFO if self._left_out.keys() == {_CONNECTED} else logging.WARNING
+            _log.log(level, "messages about clients that were too many to log: %s", kinds)
         self._left_out.clear()
         self._told = self._clock()
 

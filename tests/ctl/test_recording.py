@@ -100,7 +100,12 @@ def test_groups_stand_for_their_events(
 ) -> None:
     monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: True)
     names = ["START", "LOST", "TRACK_FORK", "EXIT", "SCHED_SWITCH", "CONNECT", "BIND"]
-    enabled = {"fields": "full", "events": [*names, "TRACK_ADOPT"], "capture": {"bytes": 1}}
+    enabled = {
+        "procfs": "/proc",
+        "fields": "full",
+        "events": [*names, "TRACK_ADOPT"],
+        "capture": {"bytes": 1},
+    }
     answers = [
         {"id": 1, "ok": enabled},
         {"id": 2, "ok": [{"name": name} for name in names]},
@@ -311,14 +316,14 @@ def test_the_root_is_this_process_as_events_name_it(
     about: Event, in_first: object, found: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: in_first)
-    assert recording._own_id(about) == (found or os.getpid())
+    assert recording._own_id(about, Path("/proc")) == (found or os.getpid())
 
 
 @pytest.mark.parametrize("about", [{}, {"pid": None}])
 def test_without_an_id_it_says_what_to_do(about: Event, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: False)
     with pytest.raises(QmondError, match="--pid=host"):
-        recording._own_id(about)
+        recording._own_id(about, Path("/nowhere"))
 
 
 def test_a_default_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

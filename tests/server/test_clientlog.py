@@ -54,8 +54,19 @@ def test_what_a_user_does_too_often_is_counted_and_told(caplog: pytest.LogCaptur
     log.check()
     (told,) = caplog.records[len(said) :]
     assert told.getMessage().endswith("too many to log: 995 TooSlow, 995 connected")
+    assert told.levelname == "WARNING"
     log.cut_off(peer(1000), SLOW, 0)
     assert "is cut off" in caplog.records[-1].getMessage(), "once a minute"
+
+
+def test_who_only_connects_often_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    log = ClientLog()
+    for _ in range(9):
+        log.connected(peer(0))
+    log.tell()
+    assert caplog.records[-1].getMessage().endswith("too many to log: 4 connected")
+    assert {record.levelname for record in caplog.records} == {"INFO"}
 
 
 def test_many_users_cannot_flood_it_and_root_is_heard(caplog: pytest.LogCaptureFixture) -> None:

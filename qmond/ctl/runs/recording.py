@@ -21,7 +21,7 @@ from qmond.errors import QmondError
 from qmond.escape import json_bytes
 from qmond.events.groups import resolve
 from qmond.events.tree import NEEDED
-from qmond.namespaces import in_first_pid_namespace
+from qmond.namespaces import in_first_pid_namespace, own_id_in
 
 __all__ = ["Recording"]
 
@@ -39,8 +39,8 @@ _NOT_TOLD: Final = (
     "daemon does not tell the ID of this process there"
 )
 _NAMESPACE_HINT: Final = (
-    "run this on the host, or in a container with --pid=host; or give --pid=host to the container "
-    "of the daemon, which then knows the ID: see docs/operations.md"
+    "run this on the host, in a container with --pid=host, or as root where the host's /proc is "
+    "mounted at the daemon's `procfs`: see docs/operations.md"
 )
 _KEYS: Final = ("events", "fields", "limits", "match", "capture")
 """The keys of the daemon's configuration that decide what is recorded."""
@@ -61,8 +61,8 @@ class Recording:
         self._words = words
         self._client = Client(path)
         try:
-            self._tree = CommandTree(_own_id(self._client.about))
             self._config = self._client.config()
+            self._tree = CommandTree(_own_id(self._client.about, Path(self._config["procfs"])))
             self._known = [event["name"] for event in self._client.events()]
             self._wanted = self._wanted_events(events)
             self._before = self._client.status()["counters"]
@@ -295,16 +295,16 @@ class Recording:
         return text
 
 
-def _own_id(about: Mapping[str, Any]) -> int:
+def _own_id(about: Mapping[str, Any], procfs: Path) -> int:
     """Return the process ID of this process as events have it. Raises QmondError.
 
-    In another pid namespace, the daemon's greeting has it. Otherwise the process itself knows
-    better: a proxy may have connected for it.
+    In another pid namespace, the daemon's greeting has it, or the host's procfs, where the daemon
+    reads it. Otherwise the process itself knows better: a proxy may have connected for it.
     """
     if in_first_pid_namespace():
         return os.getpid()
-    if about.get("pid"):
-        return int(about["pid"])
+    if found := about.get("pid") or own_id_in(procfs):
+        return int(found)
     raise QmondError(_NOT_TOLD, hint=_NAMESPACE_HINT)
 
 

@@ -22,7 +22,7 @@ __all__ = ["ASIDE", "day", "line", "moment", "name_of", "pid_of", "plain", "quot
 ASIDE: Final = frozenset(
     {"ts", "time", "seq", "tid", "arch", "guest", "guest_path", "event", "evt", "pid", "parent"}
 )
-"""Keys that are columns, or that a person seldom asks for; `start` likewise."""
+"""Keys that are columns, or that a person seldom asks for; `start` and exact bytes likewise."""
 _OF_ONE_RUN: Final = frozenset(
     {"child", "reaped_child", "prev_pid", "next_pid", "next_tgid", "ppid", "parents", "container"}
 )
@@ -172,7 +172,8 @@ def _texts(event: Mapping[str, Any], name: str, *, named: bool) -> tuple[str, st
 
 
 def _is_shown(key: str, value: object) -> bool:
-    return key not in ASIDE and key != "start" and value is not None and value is not False
+    is_aside = key in ASIDE or key == "start" or key.endswith("_b64")
+    return not is_aside and value is not None and value is not False
 
 
 def _value(value: object) -> str:
