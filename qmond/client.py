@@ -42,15 +42,17 @@ _PAUSE: Final = 1.0
 class Client:
     """One connection to the daemon. While a tail runs, it takes no other request."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, timeout: float | None = None) -> None:
         """Connect to the socket at `path`. The default is $QMOND_SOCKET, then DEFAULT_SOCKET.
 
         Raises QmondError if there is no daemon or the caller may not connect, ProtocolError if the
-        other side does not speak this version of the protocol.
+        other side does not speak this version of the protocol. So does whatever takes longer than
+        `timeout` seconds, except the lines of a tail; then the connection is of no more use.
         """
         self._path = _socket_path(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._socket.settimeout(timeout)
             self._socket.connect(str(self._path))
         except OSError as error:
             self._socket.close()
@@ -65,7 +67,7 @@ class Client:
             self.about = _greeting(self._path, self._stream.readline(_LINE_MAX))
         except OSError as error:
             self.close()
-            raise _hung_up(self._path) from error
+            raise _lost(self._path, error, timeout) from error
         except QmondError:
             self.close()
             raise
@@ -130,6 +132,7 @@ class Client:
         ProtocolError while iterating if the connection or the tail fails.
         """
         self.request("tail", **choice)
+        self._socket.settimeout(None)
         return self._lines()
 
     def request(self, op: str, /, **args: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -142,7 +145,7 @@ class Client:
             self._socket.sendall(_request(self._requests, op, args))
             line = self._stream.readline(_LINE_MAX)
         except OSError as error:
-            raise _hung_up(self._path) from error
+            raise _lost(self._path, error, self._socket.gettimeout()) from error
         answer, self.truncated = _answer(self._path, line)
         return answer
 
@@ -248,6 +251,7 @@ def follow(
     *,
     choose: Callable[[Client], Choice] | None = None,
     on_retry: Callable[[QmondError], None] | None = None,
+    timeout: float | None = None,
     **choice: Unpack[Choice],
 ) -> Generator[bytes, None, None]:
     """Yield lines as `Client.tail` does, across restarts of the daemon, each line once.
@@ -255,12 +259,12 @@ def follow(
     The generator does not end by itself. It connects when the first line is requested. `choose` is
     called after each connect; what it returns overrides `choice`. `on_retry` is called with each
     error before the generator connects again. Raises QmondError if the first connect fails, or if
-    lines have no `seq`; RequestError if the daemon refuses the request.
+    lines have no `seq`; RequestError if the daemon refuses the request. `timeout`: see Client.
     """
     cursor = Cursor(choice)
     while True:
         try:
-            with Client(path) as client:
+            with Client(path, timeout=timeout) as client:
                 changes = choose(client) if choose else Choice()
                 for line in client.tail(**cursor.ask(client.about, changes)):
                     cursor.take(line)
@@ -314,6 +318,13 @@ def _socket_path(path: Path | None) -> Path:
 
 def _hung_up(path: Path) -> ProtocolError:
     return ProtocolError(f"{path}: the daemon hung up")
+
+
+def _lost(path: Path, error: OSError, timeout: float | None) -> ProtocolError:
+    if isinstance(error, TimeoutError):
+        why = "is it overloaded? See `journalctl -u qmond`"
+        return ProtocolError(f"{path}: the daemon did not answer within {timeout:g} s", hint=why)
+    return _hung_up(path)
 
 
 def _unreachable(path: Path, error: OSError) -> QmondError:

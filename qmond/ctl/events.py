@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qmond.ctl.show.text import columns, json_text
-from qmond.errors import QmondError
+from qmond.ctl.show.text import columns, print_json
+from qmond.errors import ArgumentError
 from qmond.events.schema import keys, table
 from qmond.events.table import BY_NAME, PUBLIC
 
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table; it needs no daemon."""
     if options.json:
-        sys.stdout.write(json_text(table()))
+        print_json(table())
         return 0
     names = [name.upper() for name in options.names]
     if unknown := [name for name in names if name not in BY_NAME or BY_NAME[name].internal]:
-        raise QmondError(f"unknown: {', '.join(unknown)}", hint="`qmonctl events` lists all")
+        raise ArgumentError(f"unknown: {', '.join(unknown)}", hint="`qmonctl events` lists all")
     if not names:
         sys.stdout.write(columns([(event.name, event.when) for event in PUBLIC], ()))
     for name in names:

@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.runs import ARCHIVES
 from qmond.ctl.show.text import printable
 from qmond.ctl.tail import event_names
-from qmond.errors import QmondError
+from qmond.errors import ArgumentError, QmondError
 from qmond.lognames import LIVE
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns its exit status, or 125 if the record cannot be written."""
     from qmond.ctl.runs.recording import Recording  # noqa: PLC0415 - no other verb needs it
 
+    clean_up_on_ctrl_c()
     output = options.output or Path(f"qmond-record-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     events = frozenset(event_names(options.event) or ()) or None
     try:
@@ -71,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
             recording.write(folder)
     except OSError as error:
         return _fail(f"{error.filename or output}: {error.strerror}")
+    except ArgumentError:
+        raise
     except QmondError as error:
         return _fail(str(error))
     if recording.write_error:

@@ -25,8 +25,9 @@ from functools import partial
 from itertools import islice
 
 from qmond.client import Choice, Client, follow
+from qmond.ctl.connection import ANSWER_MAX, connect
 from qmond.ctl.show import render, strace
-from qmond.errors import QmondError
+from qmond.errors import ArgumentError, QmondError
 
 __all__ = ["add_arguments", "event_names", "run"]
 
@@ -111,20 +112,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _once(options: argparse.Namespace) -> Iterator[bytes]:
-    with Client(options.socket) as client:
+    with connect(options.socket) as client:
         yield from client.tail(**_choice(options, client))
 
 
 def _retrying(options: argparse.Namespace) -> Iterator[bytes]:
     fields = _split(options.fields)
     if fields and "seq" not in fields:
-        raise QmondError("--follow=retry needs the number of each line: add seq to --fields")
+        raise ArgumentError("--follow=retry needs the number of each line: add seq to --fields")
 
     def report(error: QmondError) -> None:
         sys.stderr.write(f"qmonctl: {str(error).splitlines()[0]}; trying again\n")
 
     # _choice is called after each connect: the daemon may have another configuration
-    return follow(options.socket, choose=partial(_choice, options), on_retry=report)
+    choose = partial(_choice, options)
+    return follow(options.socket, choose=choose, on_retry=report, timeout=ANSWER_MAX)
 
 
 def event_names(values: list[str] | None) -> list[str] | None:
@@ -141,7 +143,7 @@ def _events(options: argparse.Namespace, client: Client) -> list[str] | None:
     known = [event["name"] for event in client.events()]
     if unknown := sorted(excluded - set(known)):
         hint = "`qmonctl events` lists all"
-        raise QmondError(f"--not-event: unknown: {', '.join(unknown)}", hint=hint)
+        raise ArgumentError(f"--not-event: unknown: {', '.join(unknown)}", hint=hint)
     off = set(known) - set(client.config()["events"])
     return [name for name in included or known if name not in excluded | off]
 
@@ -183,7 +185,6 @@ def _formatter(options: argparse.Namespace) -> Callable[[bytes], bytes]:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError
-    return count
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)

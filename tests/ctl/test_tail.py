@@ -36,8 +36,3 @@ def test_comes_back_with_the_events_in_force(
     assert out == line
     broken = f"qmonctl: {path}: the daemon hung up in the middle of a line; trying again\n"
     assert said.decode() == broken + "qmonctl: over\n"
-
-
-def test_needs_the_number_to_come_back(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tail", "--follow=retry", "--fields", "buf"]) == 1
-    assert "add seq to --fields" in capsys.readouterr().err

@@ -13,10 +13,11 @@ from typing import IO, Any, Final
 import orjson
 
 from qmond.client import Client
+from qmond.ctl.connection import connect
 from qmond.ctl.runs import command
 from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import Digest
-from qmond.errors import QmondError
+from qmond.errors import ArgumentError, QmondError
 from qmond.escape import json_bytes
 from qmond.events.tree import NEEDED
 
@@ -51,7 +52,7 @@ class Recording:
         """The error if the lines could not be written."""
         self._path = path
         self._words = words
-        self._client = Client(path)
+        self._client = connect(path)
         try:
             self._config = self._client.config()
             self._known = {event["name"] for event in self._client.events()}
@@ -72,7 +73,7 @@ class Recording:
             )
         if unknown := sorted((events or frozenset()) - self._known):
             names = ", ".join(sorted(self._known - _OF_NO_PROCESS))
-            raise QmondError(f"unknown: {', '.join(unknown)}", hint=f"known: {names}")
+            raise ArgumentError(f"unknown: {', '.join(unknown)}", hint=f"known: {names}")
         wanted = (events or frozenset(self._known)) - _OF_NO_PROCESS
         enabled = frozenset(self._config["events"])
         if off := sorted(NEEDED - enabled):
@@ -171,9 +172,9 @@ class Recording:
     def _catch_up(self) -> None:
         """Wait until all events up to now are in lines, and these lines are read."""
         try:
-            with Client(self._path) as client:
+            with Client(self._path, timeout=_DRAIN_MAX) as client:
                 self._await_daemon(client)
-            with Client(self._path) as client:
+            with Client(self._path, timeout=_DRAIN_MAX) as client:
                 newest = client.about.get("newest") or 0
         except QmondError as error:
             self._note_missing(f"the daemon could not be reached at the end: {error.args[0]}")

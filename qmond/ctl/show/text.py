@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from qmond.escape import json_bytes
 
-__all__ = ["age", "columns", "cut", "json_text", "pad", "printable", "tree_lines", "width"]
+__all__ = ["age", "columns", "cut", "pad", "print_json", "printable", "tree_lines", "width"]
 
 _Node = TypeVar("_Node")
 
@@ -20,9 +21,10 @@ def printable(text: str) -> str:
     )
 
 
-def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return a value as indented JSON with a newline. It cannot drive a terminal."""
-    return json_bytes(value, indent=True).decode() + "\n"
+def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Print a value as indented JSON. It cannot drive a terminal, and is UTF-8 in any locale."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(json_bytes(value, indent=True) + b"\n")
 
 
 def width(text: str) -> int:
