@@ -13,9 +13,7 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 def parse_size(value: object) -> int:
     """Parse `4096`, `64K`, `64M` or `1G` to bytes; K is 1024. Raises ValueError."""
-    match = (
-        re.fullmatch(r"(\d{1,15})([KMGT]?)", str(value)) if not isinstance(value, bool) else None
-    )
+    match = re.fullmatch(r"(\d{1,15})([KMGT]?)", _text(value), re.ASCII)
     if match is None:
         raise ValueError("a size such as 4096, 64K or 8M")
     return int(match[1]) * _SIZES[match[2]]
@@ -23,7 +21,7 @@ def parse_size(value: object) -> int:
 
 def parse_seconds(value: object) -> float:
     """Parse `250ms`, `1s`, `5m`, `1h` or `7d` to seconds. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)", str(value))
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)", _text(value), re.ASCII)
     if match is None:
         raise ValueError("a time such as 250ms, 1s, 5m, 1h or 7d")
     return float(match[1]) * _SECONDS[match[2]]
@@ -31,7 +29,12 @@ def parse_seconds(value: object) -> float:
 
 def parse_rate(value: object) -> int:
     """Parse `1000/s` to a number per second. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,12})/s", str(value))
+    match = re.fullmatch(r"(\d{1,12})/s", _text(value), re.ASCII)
     if match is None:
         raise ValueError("a rate such as 1000/s")
     return int(match[1])
+
+
+def _text(value: object) -> str:
+    is_plain = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value) if is_plain else ""

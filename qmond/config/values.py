@@ -1,13 +1,14 @@
 """Checks and parses configuration values: one function for each kind of value.
 
 A parser takes the value that YAML gives. It returns the value that the daemon uses, or raises
-ValueError with a text of what is expected.
+ValueError with a text of what is expected. For lists and mappings it raises ItemsError.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -21,6 +22,8 @@ __all__ = [
     "ALL_EVENTS",
     "LIMITABLE",
     "REDACTABLE",
+    "ItemFault",
+    "ItemsError",
     "Parser",
     "absolute",
     "boolean",
@@ -50,6 +53,55 @@ REDACTABLE: Final = tuple(
     for event in PUBLIC
     if any(field.form in {Form.CONTENT, Form.TEXT} for field in event.fields)
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFault:
+    """What is expected of an item. `path` leads to it: indices in lists, keys in mappings.
+
+    If the fault is the last key of the path itself, `is_key` is true.
+    """
+
+    path: tuple[Any, ...]
+    expected: str
+    is_key: bool = False
+
+
+class ItemsError(ValueError):
+    """The faults of the items of a list or mapping."""
+
+    def __init__(self, faults: list[ItemFault]) -> None:
+        super().__init__("; ".join(fault.expected for fault in faults))
+        self.faults = faults
+
+
+def _each(items: Iterable[tuple[Any, Any, Parser]]) -> list[Any]:
+    """Parse items, each given with its place and its parser. Raises ItemsError with all faults."""
+    parsed, faults = [], []
+    for at, item, parse in items:
+        try:
+            parsed.append(parse(item))
+        except ItemsError as error:
+            faults += [ItemFault((at, *f.path), f.expected, f.is_key) for f in error.faults]
+        except ValueError as error:
+            faults.append(ItemFault((at,), str(error)))
+    if faults:
+        raise ItemsError(faults)
+    return parsed
+
+
+def _each_of(items: list[Any], parse: Parser) -> list[Any]:
+    return _each((at, item, parse) for at, item in enumerate(items))
+
+
+def _check_keys(value: dict[Any, Any], known: Iterable[str], what: str) -> None:
+    faults = [
+        ItemFault((key,), f"{what}: {', '.join(known)}", is_key=True)
+        for key in value
+        if key not in known
+    ]
+    if faults:
+        raise ItemsError(faults)
 
 
 def choice(*choices: str) -> Parser:
@@ -137,7 +189,7 @@ def rate(least: int, most: int) -> Parser:
 
 def absolute(value: object) -> Path:
     """Parse an absolute path."""
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in _text(value):
         raise ValueError("an absolute path")
     return Path(value)
 
@@ -191,18 +243,40 @@ def group(value: object) -> str:
 
 def prefixes(least: int) -> Parser:
     """Return a parser of a list of file name prefixes, at least `least` of them."""
-    longest = PATTERN_WORDS * 8
 
     def parse(value: object) -> tuple[str, ...]:
-        rows = value if isinstance(value, list) else [None]
-        if not least <= len(rows) <= PATTERN_MAX or not all(
-            isinstance(row, str) and 0 < len(row.encode()) <= longest and not set("/\0") & set(row)
-            for row in rows
-        ):
-            raise ValueError(
-                f"a list of {least} to {PATTERN_MAX} file name prefixes of 1 to {longest} bytes"
-            )
-        return tuple(rows)
+        if not isinstance(value, list) or not least <= len(value) <= PATTERN_MAX:
+            raise ValueError(f"a list of {least} to {PATTERN_MAX} file name prefixes")
+        return tuple(_each_of(value, _prefix))
+
+    return parse
+
+
+def _prefix(value: object) -> str:
+    longest = PATTERN_WORDS * 8
+    text = _text(value)
+    if not 0 < len(text.encode()) <= longest or set("/\0") & set(text):
+        raise ValueError(f"a file name prefix of 1 to {longest} bytes, without /")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("a text")
+    return value
+
+
+def _event(names: tuple[str, ...], what: str) -> Parser:
+    """Return a parser of the name of one of these events."""
+
+    def parse(value: object) -> str:
+        if value not in names:
+            import difflib  # noqa: PLC0415 - only for a fault
+
+            close = difflib.get_close_matches(str(value)[:40].upper(), names, 1)
+            which = f"such as {close[0]}" if close else f"one of {', '.join(names)}"
+            raise ValueError(f"{what}, {which}")
+        return str(value)
 
     return parse
 
@@ -213,47 +287,59 @@ def events(value: object) -> tuple[str, ...]:
         return ALL_EVENTS
     if not isinstance(value, list):
         raise ValueError("all, or a list of event names")
-    unknown = [name for name in value if name not in ALL_EVENTS]
-    if unknown:
-        names = ", ".join(ALL_EVENTS)
-        raise ValueError(f"event names; unknown: {', '.join(map(str, unknown))}; known: {names}")
-    return tuple(name for name in ALL_EVENTS if name in value)
+    chosen = _each_of(value, _event(ALL_EVENTS, "the name of an event"))
+    return tuple(name for name in ALL_EVENTS if name in chosen)
 
 
 def limits(value: object) -> tuple[tuple[str, int], ...]:
     """Parse a mapping of event names to rates."""
     if not isinstance(value, dict):
         raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")
-    wrong = [str(name) for name in value if name not in LIMITABLE]
-    if wrong:
-        names = ", ".join(LIMITABLE)
-        raise ValueError(f"events that may be limited: {names}; not: {', '.join(wrong)}")
+    _check_keys(value, LIMITABLE, "events that may be limited")
     parse = rate(1, 1_000_000_000)
-    try:
-        return tuple((name, parse(value[name])) for name in LIMITABLE if name in value)
-    except ValueError as error:
-        raise ValueError(f"for each event {error}") from error
+    names = [name for name in LIMITABLE if name in value]
+    rates = _each((name, value[name], parse) for name in names)
+    return tuple(zip(names, rates, strict=True))
 
 
 def redact(value: object) -> tuple[Rule, ...]:
     """Parse a list of patterns, or of mappings with a pattern and where it applies."""
     if not isinstance(value, list):
         raise ValueError("a list of patterns, or of mappings of pattern, events, guest, path")
-    rules = []
-    for item in value:
-        row = {"pattern": item} if isinstance(item, str) else item
-        if not isinstance(row, dict) or set(row) - {"pattern", "events", "guest", "path"}:
-            raise ValueError(f"patterns, or mappings of pattern, events, guest, path; not {item!r}")
-        events = row.get("events", [])
-        texts = [row.get("pattern"), row.get("guest", ""), row.get("path", "")]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(events, list):
-            raise ValueError(f"pattern, guest and path as texts, events as a list; not {item!r}")
-        if wrong := [str(name) for name in events if name not in REDACTABLE]:
-            names = ", ".join(REDACTABLE)
-            raise ValueError(f"events with a text: {names}; not: {', '.join(wrong)}")
-        try:
-            compile_pattern(row["pattern"])
-        except ValueError as error:
-            raise ValueError(f"patterns of RE2; {row['pattern']!r}: {error}") from error
-        rules.append(Rule(row["pattern"], tuple(events), texts[1], texts[2]))
-    return tuple(rules)
+    return tuple(_each_of(value, _rule))
+
+
+def _rule(value: object) -> Rule:
+    if isinstance(value, str):
+        return Rule(_pattern(value))
+    if not isinstance(value, dict):
+        raise ValueError("a pattern, or a mapping of pattern, events, guest, path")
+    _check_keys(value, _RULE, "keys")
+    if "pattern" not in value:
+        raise ValueError("a mapping with a pattern")
+    parsed = _each((key, item, _RULE[key]) for key, item in value.items())
+    return Rule(**dict(zip(value, parsed, strict=True)))
+
+
+def _pattern(value: object) -> str:
+    text = _text(value)
+    try:
+        compile_pattern(text)
+    except ValueError as error:
+        raise ValueError(f"a pattern of RE2: {error}") from error
+    return text
+
+
+def _redactable(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of event names")
+    return tuple(_each_of(value, _event(REDACTABLE, "the name of an event with a text")))
+
+
+_RULE: Final[dict[str, Parser]] = {
+    "pattern": _pattern,
+    "events": _redactable,
+    "guest": _text,
+    "path": _text,
+}
+"""The parsers of a rule's keys."""

@@ -109,7 +109,7 @@ def test_status_is_a_table_with_the_four_columns() -> None:
 
 
 def test_qmond_checks_a_config_and_tells_its_version(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from qmond.__main__ import main as qmond  # it leaves parts of Python out of its process
 
@@ -119,6 +119,10 @@ def test_qmond_checks_a_config_and_tells_its_version(
     file.write_text("fields: none\n")
     assert qmond(["--check", "--config", str(file)]) == 78
     assert f"{file}:1: fields:" in capsys.readouterr().err
+    monkeypatch.setattr("qmond.__main__.DEFAULT_PATH", tmp_path / "none")
+    monkeypatch.delenv("QMOND_CONFIG", raising=False)
+    assert qmond(["--check"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/none: not there, so the defaults hold\n"
     with pytest.raises(SystemExit):
         qmond(["--version"])
 

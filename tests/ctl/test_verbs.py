@@ -309,10 +309,10 @@ def test_what_is_not_permitted_is_told(tmp_path: Path) -> None:
 TELLING_WHEN_IT_BEGINS = """
 from qmond.ctl import main
 real = __builtins__.__import__
-def told(name, *rest):
+def told(name, *rest, **named):
     if name == "qmond.ctl.interrupts":
         print(end="x", flush=True)
-    return real(name, *rest)
+    return real(name, *rest, **named)
 __builtins__.__import__ = told
 raise SystemExit(main())
 """
