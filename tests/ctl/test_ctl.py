@@ -37,6 +37,7 @@ def test_no_daemon_is_told_in_a_line_with_a_hint(
         (["export", "--format", "perfetto", "--exact"], "--exact is for --format csv"),
         (["record"], "required: CMD"),
         (["record", "--bogus", "--", "true"], "unrecognized arguments: --bogus"),
+        (["completion"], "bash, zsh or fish is required"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
     ],
 )
@@ -192,31 +193,6 @@ def test_age(seconds: float, text: str) -> None:
 
 def test_nothing_that_a_guest_chooses_drives_a_terminal() -> None:
     assert printable("a\x1b]0;x\x07\n\u202eb\x9b é") == r"a\x1b]0;x\x07\n\u202eb\x9b é"
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_verbs_options_and_events(
-    shell: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    for word in ("tail", "doctor", "follow", "SIGNAL_GENERATE"):
-        assert word in script
-
-
-def test_bash_takes_the_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["completion", "bash"])
-    script = tmp_path / "completion"
-    script.write_text(capsys.readouterr().out)
-    ask = f"""
-        . {script}
-        COMP_WORDS=(qmonctl tail --event SOCK) COMP_CWORD=3
-        $(complete -p qmonctl | sed 's/.*-F //; s/ .*//')
-        printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
-    assert done.stdout == "SOCKET\n"
-    assert done.stderr == ""
 
 
 def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
