@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run until the user quits."""
-    if not sys.stdout.isatty():
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise QmondError("top needs a terminal", hint="for programs: `qmonctl ps --json`")
 
     def ask() -> Client:
@@ -39,5 +39,6 @@ def run(options: argparse.Namespace) -> int:
     from qmond.ctl.show.screen import Top  # noqa: PLC0415 - textual takes a fifth of a second
 
     clean_up_on_ctrl_c()  # the terminal
-    Top(Sampler(ask), options.sort).run()
-    return 0
+    screen = Top(Sampler(ask), options.sort)
+    screen.run()
+    return screen.return_code or 0
