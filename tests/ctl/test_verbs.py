@@ -306,6 +306,28 @@ def test_what_is_not_permitted_is_told(tmp_path: Path) -> None:
             assert "Permission denied" in found.said + found.out, verb
 
 
+def test_thousands_of_processes_with_long_names(place: Path, tmp_path: Path) -> None:
+    """The answer has more than a mebibyte."""
+    many = [process(pid, 1, f"/opt/{'x' * 600}/{pid}") for pid in range(2, 2002)]
+    with standing_in(tmp_path / "s", answers(place) | {"ps": many}):
+        for verb, head in (("ps", 1), ("tree", 1)):
+            words = command(verb, place, tmp_path / "s")
+            done = run(words)
+            assert (done.status, len(done.out.splitlines())) == (0, 2000 + head)
+            found = json.loads(run([*words, "--json"]).out)
+            assert len(found if verb == "ps" else found[0]["children"]) == 2000
+
+
+def test_a_tree_of_any_depth(place: Path, tmp_path: Path) -> None:
+    deep = [process(pid, pid - 1) for pid in range(2, 2002)]
+    with standing_in(tmp_path / "s", answers(place) | {"ps": deep}):
+        words = command("tree", place, tmp_path / "s")
+        assert len(run(words).out.splitlines()) == 2001
+        done = run([*words, "--json"])
+        assert done.status == 1
+        assert done.said.startswith("qmonctl: the tree is too deep for JSON\n")
+
+
 TELLING_WHEN_IT_BEGINS = """
 from qmond.ctl import main
 real = __builtins__.__import__
