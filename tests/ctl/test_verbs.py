@@ -58,6 +58,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def as_for_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a test machine may set: without a buffer, the last output has no errors."""
+    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "QMOND_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+
+
 class Done:
     def __init__(self, status: int, out: str, said: str) -> None:
         self.status, self.out, self.said = status, out, said
