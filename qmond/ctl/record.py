@@ -9,7 +9,7 @@ its exit status, counts, and whether the record is complete), tree.txt, files.tx
 see docs/record.md. Only the owner can read it.
 
 Exit status: that of the command; 128 plus the signal's number if a signal ended it; 127 if there is
-no such command, 126 if it cannot be executed, 125 if qmonctl failed.
+no such command, 126 if it cannot be executed, 125 if qmonctl failed; 2 for wrong arguments.
 """
 
 from __future__ import annotations
