@@ -172,10 +172,18 @@ class _Program:
         try:
             out, said = self._running.communicate(timeout=max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._running.kill()
-            self._running.communicate()
+            self._end()
             return None, [f"{self._name} takes too long"]
         return self._running.returncode, (said or out).strip().splitlines()
+
+    def _end(self) -> None:
+        """End the program. Its output is not read: what it has started may still hold the pipe."""
+        assert self._running is not None  # noqa: S101 - for the type checker
+        self._running.kill()
+        self._running.wait()
+        for pipe in (self._running.stdout, self._running.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def _bcc(result: tuple[int | None, list[str]]) -> Finding:
