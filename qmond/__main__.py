@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         complain(MessageId.BAD_CONFIG, str(error))
         return _EX_CONFIG
     if options.check:
-        sys.stdout.write(f"{path}: no fault found\n")
+        result = "no fault found" if path.exists() else "not there, so the defaults hold"
+        sys.stdout.write(f"{path}: {result}\n")
         return 0
     try:
         asyncio.run(_serve(config, reread))

@@ -50,18 +50,25 @@ class Client:
     out of its loop does. `with` closes the connection.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+    ) -> None:
         """Connect to the socket at `path`. The default is $QMOND_SOCKET, then DEFAULT_SOCKET.
 
         Raises QmondError if there is no daemon or the caller may not connect, ProtocolError if the
-        other side does not speak this version of the protocol.
+        other side does not speak this version of the protocol. So does whatever takes longer than
+        `timeout` seconds, except the lines of a tail; then the connection is of no more use.
         """
         self._path = wire.socket_path(path)
+        self._timeout = timeout
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._socket.settimeout(timeout)
             self._socket.connect(str(self._path))
         except OSError as error:
             self._socket.close()
+            if isinstance(error, TimeoutError):
+                raise wire.late(self._path, timeout) from error
             raise wire.unreachable(self._path, error) from error
         self._stream = self._socket.makefile("rb")
         self._requests = 0
@@ -140,6 +147,7 @@ class Client:
         request ended the tail.
         """
         self.request("tail", **choice)
+        self._socket.settimeout(None)
         self._tail = self._requests
         return self._lines(self._tail)
 
@@ -150,7 +158,7 @@ class Client:
         """
         if self._tail is not None:
             self._stop_tail()
-        self._send(op, args)
+        self._send(op, args, self._timeout)
         answer, self.truncated = wire.answer(self._path, self._read(), self._requests)
         return answer
 
@@ -176,40 +184,41 @@ class Client:
     def _stop_tail(self) -> None:
         """End the tail, and skip what has been sent of it; close the connection if that fails."""
         self._tail = None
-        timeout, end = self._socket.gettimeout(), time.monotonic() + wire.STOP_MAX
+        end = time.monotonic() + wire.STOP_MAX
         try:
-            self._socket.settimeout(wire.STOP_MAX)
-            self._send("stop", {})
+            self._send("stop", {}, wire.STOP_MAX)
             while wire.is_before(self._path, line := self._read(), self._requests):
                 if time.monotonic() > end:
                     raise TimeoutError
             wire.answer(self._path, line, self._requests)
-            self._socket.settimeout(timeout)
         except (OSError, QmondError):
             self.close()
 
-    def _send(self, op: str, args: dict[str, Any]) -> None:
+    def _send(self, op: str, args: dict[str, Any], timeout: float | None) -> None:
         if self._is_reading:
             raise wire.in_use(self._path, "thread")
         self._requests += 1
         try:
+            self._socket.settimeout(timeout)
             self._socket.sendall(wire.request(self._requests, op, args))
         except OSError as error:
-            raise self._lost() from error
+            raise self._lost(error) from error
 
     def _read(self) -> bytes:
         self._is_reading = True
         try:
             return self._stream.readline(wire.LINE_MAX)
         except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
-            raise self._lost() from error
+            raise self._lost(error) from error
         except BaseException:  # ^C in the middle of a line, whose beginning is gone
             self.close()
             raise
         finally:
             self._is_reading = False
 
-    def _lost(self) -> ProtocolError:
+    def _lost(self, error: Exception) -> ProtocolError:
+        if isinstance(error, TimeoutError):
+            return wire.late(self._path, self._socket.gettimeout())
         return wire.closed(self._path) if self._stream.closed else wire.hung_up(self._path)
 
 
@@ -221,6 +230,7 @@ def follow(
     *,
     choose: Callable[[Client], Choice] | None = None,
     on_retry: Callable[[QmondError], None] | None = None,
+    timeout: float | None = None,
     **choice: Unpack[Choice],
 ) -> Generator[bytes, None, None]:
     """Yield lines as `Client.tail` does, across restarts of the daemon, each line once.
@@ -228,12 +238,13 @@ def follow(
     The generator ends after `until`, otherwise not by itself. It connects when the first line is
     requested. `choose` is called after each connect; what it returns overrides `choice`. `on_retry`
     is called with each error before the generator connects again. Raises QmondError if the first
-    connect fails, or if lines have no `seq`; RequestError if the daemon refuses the request.
+    connect fails, or if lines have no `seq`; RequestError if the daemon refuses the request. Client
+    has the meaning of `timeout`.
     """
     cursor = Cursor(choice)
     while True:
         try:
-            with Client(path) as client:
+            with Client(path, timeout=timeout) as client:
                 changes = choose(client) if choose else Choice()
                 lines = client.tail(**cursor.ask(client.about, changes))
                 for line in lines:  # named: the client is closed before it is

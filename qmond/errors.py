@@ -1,6 +1,7 @@
 """The exceptions of qmond.
 
 QmondError
+├── ArgumentError    the arguments of a command are wrong
 ├── ConfigError      the configuration has faults; `faults` has all of them
 ├── LoadError        the kernel side could not be compiled, loaded or attached
 ├── BtfError         the kernel's type information is missing or unreadable
@@ -15,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ArgumentError",
     "BtfError",
     "ConfigError",
     "InUseError",
@@ -36,6 +38,10 @@ class QmondError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}\n  {self.hint}" if self.hint else message
+
+
+class ArgumentError(QmondError):
+    """The arguments of a command are wrong."""
 
 
 class ConfigError(QmondError):

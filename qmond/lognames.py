@@ -55,8 +55,14 @@ def rotated_files(directory: Path) -> list[Path]:
     """Return the rotated files that have whole lines, the oldest first.
 
     For a moment a file is there both plain and compressed. Then the plain one is returned, whose
-    inode is the one that a `Position` in it has.
+    inode is the one that a `Position` in it has. A long folder is not listed at one moment: a file
+    that gets its compressed name meanwhile may be missed under both, so it is listed again.
     """
-    paths = [path for path in directory.glob(f"{ROTATED}{PLAIN}*") if path.suffix != PART]
+    paths = [
+        path
+        for _ in range(2)
+        for path in directory.glob(f"{ROTATED}{PLAIN}*")
+        if path.suffix != PART
+    ]
     found = {path.name.partition(PLAIN)[0]: path for path in sorted(paths, reverse=True)}
     return [found[stem] for stem in sorted(found)]

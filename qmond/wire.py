@@ -24,6 +24,7 @@ __all__ = [
     "in_use",
     "is_before",
     "is_end",
+    "late",
     "request",
     "socket_path",
     "too_long",
@@ -55,6 +56,12 @@ def unreachable(path: Path, error: OSError) -> QmondError:
     else:
         hint = "is the daemon running? `systemctl status qmond`, or start `qmond` as root"
     return QmondError(f"{path}: {error.strerror}", hint=hint)
+
+
+def late(path: Path, seconds: float | None) -> ProtocolError:
+    """Return the error of an answer that has not come in time."""
+    why = "is it overloaded? See `journalctl -u qmond`"
+    return ProtocolError(f"{path}: the daemon did not answer within {seconds:g} s", hint=why)
 
 
 def hung_up(path: Path) -> ProtocolError:

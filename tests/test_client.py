@@ -55,6 +55,24 @@ def test_a_tail_ends_well_or_says_why(tmp_path: Path) -> None:
     assert not {"id", "end", "error"} & KEYS, "or an event could be taken for a message"
 
 
+def test_an_answer_that_takes_too_long_is_told_and_lines_may_take_any_time(tmp_path: Path) -> None:
+    with (
+        peer(tmp_path / "late", HELLO, b"", b""),
+        Client(tmp_path / "late", timeout=0.2) as client,
+        pytest.raises(ProtocolError, match=r"answer within 0\.2 s\n  is it overloaded"),
+    ):
+        client.status()
+    with (
+        peer(tmp_path / "s", HELLO, b'{"id":1,"ok":{}}\n', b'{"event":"END"}\n'),
+        Client(tmp_path / "s", timeout=0.2) as client,
+    ):
+        lines = client.tail()
+        ask_later = threading.Timer(0.6, client._socket.sendall, [b"{}\n"])  # the peer's cue
+        ask_later.start()
+        assert next(lines) == b'{"event":"END"}'
+        ask_later.join()
+
+
 def test_the_same_for_asyncio(tmp_path: Path) -> None:
     answers = (
         HELLO,

@@ -7,8 +7,7 @@ Each key is one field of its section, with its default and the parser that check
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,6 +171,8 @@ class Config:
         return sum(1 << NUMBER[name] for name in self.events)
 
 
+_SHOWN_MAX: Final = 60
+"""How many characters of a wrong value are shown."""
 _AT_START: Final = (
     "timestamps",
     "fields",
@@ -221,8 +222,12 @@ def parse_config(text: str, name: str) -> Config:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError([f"{name}:{line}: not YAML: {error.problem}"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{name}:1: not YAML: {str(error).splitlines()[0]}"]) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"the character U+{ord(text[error.position]):04X}"
+        raise ConfigError([f"{name}:{line}: not YAML: {what} must be escaped"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{name}: not a configuration: nested too deeply"]) from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -245,7 +250,8 @@ def load_config(path: Path, *, required: bool) -> Config:
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: byte {error.start} is not UTF-8"]) from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: byte {error.start} is not UTF-8"]) from error
     return parse_config(text, str(path))
 
 
@@ -257,11 +263,12 @@ class _Place:
     key: str
 
     def below(self, key: str) -> _Place:
-        return _Place(self.file, f"{self.key}.{key}" if self.key else key)
+        shown = key if key.isprintable() else repr(key)
+        return _Place(self.file, f"{self.key}.{shown}" if self.key else shown)
 
-    def fault(self, node: yaml.Node, what: str) -> str:
+    def fault(self, mark: yaml.Mark, what: str) -> str:
         key = f"{self.key}: " if self.key else ""
-        return f"{self.file}:{node.start_mark.line + 1}: {key}{what}"
+        return f"{self.file}:{mark.line + 1}: {key}{what}"
 
 
 def _read(
@@ -270,37 +277,90 @@ def _read(
     """Parse one section. Faults are appended, and the default stands in for a faulty value."""
     if node is None or node.tag == "tag:yaml.org,2002:null":
         return of()
+    known = {entry.name: entry for entry in fields(of)}
     if not isinstance(node, yaml.MappingNode):
-        faults.append(place.fault(node, f"{_found(node)}; expected keys: {', '.join(_keys(of))}"))
+        what = f"{_found(node)}; expected keys: {', '.join(known)}"
+        faults.append(place.fault(node.start_mark, what))
         return of()
     values: dict[str, Any] = {}
     seen: set[str] = set()
-    known = {entry.name: entry for entry in fields(of)}
     for key_node, value_node in node.value:
-        key = str(getattr(key_node, "value", key_node.tag))
+        if not isinstance(key_node, yaml.ScalarNode):
+            what = f"the key {_found(key_node)}; expected one of {', '.join(known)}"
+            faults.append(place.fault(key_node.start_mark, what))
+            continue
+        key = key_node.value
         entry, here = known.get(key), place.below(key)
         if entry is None:
-            faults.append(here.fault(key_node, f"unknown key; expected one of {', '.join(known)}"))
+            what = f"unknown key; expected one of {', '.join(known)}"
+            faults.append(here.fault(key_node.start_mark, what))
         elif key in seen:
-            faults.append(here.fault(key_node, "given twice"))
+            faults.append(here.fault(key_node.start_mark, "given twice"))
         elif "section" in entry.metadata:
             values[key] = _read(entry.metadata["section"], value_node, loader, here, faults)
         else:
-            try:
-                values[key] = entry.metadata["parse"](
-                    loader.construct_object(value_node, deep=True)
-                )
-            except ValueError as error:
-                faults.append(here.fault(value_node, f"{_found(value_node)}; expected {error}"))
+            told = len(faults)
+            value = _parsed(entry.metadata["parse"], value_node, loader, here, faults)
+            if len(faults) == told:
+                values[key] = value
         seen.add(key)
     return of(**values)
 
 
+def _parsed(
+    parse: values.Parser,
+    node: yaml.Node,
+    loader: yaml.SafeLoader,
+    place: _Place,
+    faults: list[str],
+) -> Any:  # noqa: ANN401 - what the parser returns
+    """Parse one value. Its faults are appended; then what is returned means nothing."""
+    try:
+        value = loader.construct_object(node, deep=True)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or node.start_mark
+        faults.append(place.fault(mark, f"not YAML: {error.problem}"))
+        return None
+    except (ValueError, OverflowError) as error:  # a date, or a number
+        faults.append(place.fault(node.start_mark, f"{_found(node)}, which is not valid: {error}"))
+        return None
+    try:
+        return parse(value)
+    except values.ItemsError as error:
+        faults += [_item_fault(fault, node, loader, place) for fault in error.faults]
+    except ValueError as error:
+        faults.append(place.fault(node.start_mark, f"{_found(node)}; expected {error}"))
+    return None
+
+
+def _item_fault(
+    fault: values.ItemFault, node: yaml.Node, loader: yaml.SafeLoader, place: _Place
+) -> str:
+    """Return the message of a fault in an item of a list or mapping."""
+    for step in fault.path:
+        if isinstance(node, yaml.SequenceNode):
+            node = node.value[step]
+            continue
+        for key, value in node.value:
+            if loader.construct_object(key, deep=True) == step:
+                node, place = key if fault.is_key else value, place.below(str(step))
+    if fault.is_key:
+        return place.fault(node.start_mark, f"unknown key; expected {fault.expected}")
+    return place.fault(node.start_mark, f"{_found(node)}; expected {fault.expected}")
+
+
 def _found(node: yaml.Node) -> str:
-    if isinstance(node, yaml.ScalarNode):
-        return f"is {node.value!r}" if node.value else "is empty"
-    return "is a list" if isinstance(node, yaml.SequenceNode) else "is a mapping"
-
-
-def _keys(of: type) -> Iterator[str]:
-    return (entry.name for entry in fields(of) if is_dataclass(of))
+    """Return what a node is, for a message: a text in quotes, all else without."""
+    if isinstance(node, yaml.MappingNode):
+        return "is a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        count = len(node.value)
+        return f"is a list of {count}" if count else "is an empty list"
+    assert isinstance(node, yaml.ScalarNode)  # noqa: S101 - YAML has no other
+    kind = node.tag.rpartition(":")[2]
+    if kind == "null" or not node.value:
+        return "is empty"
+    shown = repr(node.value if len(node.value) <= _SHOWN_MAX else f"{node.value[:_SHOWN_MAX]}…")
+    if kind == "str":
+        return f"is the text {shown}" if node.style else f"is {shown}"
+    return f"is {shown[1:-1]}"

@@ -51,7 +51,7 @@ def compile_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
     try:
         compiled = re2.compile(pattern.encode(), options)
     except re2.error as error:
-        raise ValueError(str(error.args[0])) from error
+        raise ValueError(error.args[0].decode("utf-8", "replace")) from error
     if any(begin == end for probe in _PROBES for begin, end in _spans(compiled, probe)):
         raise ValueError("it matches the empty text")
     return compiled

@@ -1,19 +1,20 @@
 """Checks and parses configuration values: one function for each kind of value.
 
 A parser takes the value that YAML gives. It returns the value that the daemon uses, or raises
-ValueError with a text of what is expected.
+ValueError with a text of what is expected. For lists and mappings it raises ItemsError.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 from qmond.config.rules import Rule, compile_pattern
 from qmond.events.fields import Form
-from qmond.events.groups import resolve
+from qmond.events.groups import groups, resolve
 from qmond.events.records import PATTERN_MAX, PATTERN_WORDS
 from qmond.events.table import PUBLIC, STREAM_ONLY
 from qmond.units import parse_rate, parse_seconds, parse_size
@@ -22,6 +23,8 @@ __all__ = [
     "ALL_EVENTS",
     "LIMITABLE",
     "REDACTABLE",
+    "ItemFault",
+    "ItemsError",
     "Parser",
     "absolute",
     "boolean",
@@ -51,6 +54,55 @@ REDACTABLE: Final = tuple(
     for event in PUBLIC
     if any(field.form in {Form.CONTENT, Form.TEXT} for field in event.fields)
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFault:
+    """What is expected of an item. `path` leads to it: indices in lists, keys in mappings.
+
+    If the fault is the last key of the path itself, `is_key` is true.
+    """
+
+    path: tuple[Any, ...]
+    expected: str
+    is_key: bool = False
+
+
+class ItemsError(ValueError):
+    """The faults of the items of a list or mapping."""
+
+    def __init__(self, faults: list[ItemFault]) -> None:
+        super().__init__("; ".join(fault.expected for fault in faults))
+        self.faults = faults
+
+
+def _each(items: Iterable[tuple[Any, Any, Parser]]) -> list[Any]:
+    """Parse items, each given with its place and its parser. Raises ItemsError with all faults."""
+    parsed, faults = [], []
+    for at, item, parse in items:
+        try:
+            parsed.append(parse(item))
+        except ItemsError as error:
+            faults += [ItemFault((at, *f.path), f.expected, f.is_key) for f in error.faults]
+        except ValueError as error:
+            faults.append(ItemFault((at,), str(error)))
+    if faults:
+        raise ItemsError(faults)
+    return parsed
+
+
+def _each_of(items: list[Any], parse: Parser) -> list[Any]:
+    return _each((at, item, parse) for at, item in enumerate(items))
+
+
+def _check_keys(value: dict[Any, Any], known: Iterable[str], what: str) -> None:
+    faults = [
+        ItemFault((key,), f"{what}: {', '.join(known)}", is_key=True)
+        for key in value
+        if key not in known
+    ]
+    if faults:
+        raise ItemsError(faults)
 
 
 def choice(*choices: str) -> Parser:
@@ -138,7 +190,7 @@ def rate(least: int, most: int) -> Parser:
 
 def absolute(value: object) -> Path:
     """Parse an absolute path."""
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in _text(value):
         raise ValueError("an absolute path")
     return Path(value)
 
@@ -192,20 +244,27 @@ def group(value: object) -> str:
 
 def prefixes(least: int) -> Parser:
     """Return a parser of a list of file name prefixes, at least `least` of them."""
-    longest = PATTERN_WORDS * 8
 
     def parse(value: object) -> tuple[str, ...]:
-        rows = value if isinstance(value, list) else [None]
-        if not least <= len(rows) <= PATTERN_MAX or not all(
-            isinstance(row, str) and 0 < len(row.encode()) <= longest and not set("/\0") & set(row)
-            for row in rows
-        ):
-            raise ValueError(
-                f"a list of {least} to {PATTERN_MAX} file name prefixes of 1 to {longest} bytes"
-            )
-        return tuple(rows)
+        if not isinstance(value, list) or not least <= len(value) <= PATTERN_MAX:
+            raise ValueError(f"a list of {least} to {PATTERN_MAX} file name prefixes")
+        return tuple(_each_of(value, _prefix))
 
     return parse
+
+
+def _prefix(value: object) -> str:
+    longest = PATTERN_WORDS * 8
+    text = _text(value)
+    if not 0 < len(text.encode()) <= longest or set("/\0") & set(text):
+        raise ValueError(f"a file name prefix of 1 to {longest} bytes, without /")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("a text")
+    return value
 
 
 def events(value: object) -> tuple[str, ...]:
@@ -214,14 +273,36 @@ def events(value: object) -> tuple[str, ...]:
         return ALL_EVENTS
     if not isinstance(value, list):
         raise ValueError("all, or a list of event names")
-    return _named(value, ALL_EVENTS, "event names")
+    return _resolved(_each_of(value, _word(ALL_EVENTS)), ALL_EVENTS)
 
 
-def _named(words: list[object], names: tuple[str, ...], what: str) -> tuple[str, ...]:
+def _word(names: tuple[str, ...]) -> Parser:
+    """Return a parser of an event or a group that has some of `names`; `-` may be before it."""
+
+    def parse(value: object) -> str:
+        text = str(value)
+        if not _is_word(text.removeprefix("-"), names):
+            import difflib  # noqa: PLC0415 - only for a fault
+
+            close = difflib.get_close_matches(text[:40].upper(), names, 1)
+            which = ", ".join([*groups(names), *names])
+            raise ValueError(
+                f"an event or a group, {f'such as {close[0]}' if close else f'one of {which}'}"
+            )
+        return text
+
+    return parse
+
+
+def _is_word(text: str, names: tuple[str, ...]) -> bool:
+    return text.upper() in names or text.lower() in groups(names)
+
+
+def _resolved(words: list[str], names: tuple[str, ...]) -> tuple[str, ...]:
     try:
-        return tuple(resolve(map(str, words), names))
+        return tuple(resolve(words, names))
     except ValueError as error:
-        raise ValueError(f"{what}; {error}") from error
+        raise ValueError("names that leave an event") from error
 
 
 def limits(value: object) -> tuple[tuple[str, int], ...]:
@@ -231,38 +312,54 @@ def limits(value: object) -> tuple[tuple[str, int], ...]:
     """
     if not isinstance(value, dict):
         raise ValueError("a mapping of event names to rates, such as SCHED_SWITCH: 1000/s")
-    parse = rate(1, 1_000_000_000)
-    found = []
-    for name in value:
-        if str(name).startswith("-"):
-            raise ValueError(f"names of events and groups; not {name}")
-        events = _named([name], LIMITABLE, "events that may be limited")
-        try:
-            found.append((events, parse(value[name])))
-        except ValueError as error:
-            raise ValueError(f"for each event {error}") from error
-    found.sort(key=lambda row: -len(row[0]))
-    rates = {name: most for events, most in found for name in events}
-    return tuple((name, rates[name]) for name in LIMITABLE if name in rates)
+    known = [*groups(LIMITABLE), *LIMITABLE]
+    wrong = [key for key in value if not _is_word(str(key), LIMITABLE)]
+    _check_keys(dict.fromkeys(wrong), known, "events or groups that may be limited")
+    rates = _each((key, item, rate(1, 1_000_000_000)) for key, item in value.items())
+    rows = [(resolve([str(key)], LIMITABLE), most) for key, most in zip(value, rates, strict=True)]
+    rows.sort(key=lambda row: -len(row[0]))
+    found = {name: most for events, most in rows for name in events}
+    return tuple((name, found[name]) for name in LIMITABLE if name in found)
 
 
 def redact(value: object) -> tuple[Rule, ...]:
     """Parse a list of patterns, or of mappings with a pattern and where it applies."""
     if not isinstance(value, list):
         raise ValueError("a list of patterns, or of mappings of pattern, events, guest, path")
-    rules = []
-    for item in value:
-        row = {"pattern": item} if isinstance(item, str) else item
-        if not isinstance(row, dict) or set(row) - {"pattern", "events", "guest", "path"}:
-            raise ValueError(f"patterns, or mappings of pattern, events, guest, path; not {item!r}")
-        events = row.get("events", [])
-        texts = [row.get("pattern"), row.get("guest", ""), row.get("path", "")]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(events, list):
-            raise ValueError(f"pattern, guest and path as texts, events as a list; not {item!r}")
-        events = _named(events, REDACTABLE, "events with a text")
-        try:
-            compile_pattern(row["pattern"])
-        except ValueError as error:
-            raise ValueError(f"patterns of RE2; {row['pattern']!r}: {error}") from error
-        rules.append(Rule(row["pattern"], events, texts[1], texts[2]))
-    return tuple(rules)
+    return tuple(_each_of(value, _rule))
+
+
+def _rule(value: object) -> Rule:
+    if isinstance(value, str):
+        return Rule(_pattern(value))
+    if not isinstance(value, dict):
+        raise ValueError("a pattern, or a mapping of pattern, events, guest, path")
+    _check_keys(value, _RULE, "keys")
+    if "pattern" not in value:
+        raise ValueError("a mapping with a pattern")
+    parsed = _each((key, item, _RULE[key]) for key, item in value.items())
+    return Rule(**dict(zip(value, parsed, strict=True)))
+
+
+def _pattern(value: object) -> str:
+    text = _text(value)
+    try:
+        compile_pattern(text)
+    except ValueError as error:
+        raise ValueError(f"a pattern of RE2: {error}") from error
+    return text
+
+
+def _redactable(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of event names")
+    return _resolved(_each_of(value, _word(REDACTABLE)), REDACTABLE)
+
+
+_RULE: Final[dict[str, Parser]] = {
+    "pattern": _pattern,
+    "events": _redactable,
+    "guest": _text,
+    "path": _text,
+}
+"""The parsers of a rule's keys."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from qmond.client import Client
-from qmond.ctl.show.text import json_text
+from qmond.ctl.connection import connect
+from qmond.ctl.show.text import print_json
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,6 +16,6 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the configuration."""
-    with Client(options.socket) as client:
-        sys.stdout.write(json_text(client.config()))
+    with connect(options.socket) as client:
+        print_json(client.config())
     return 0

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +23,18 @@ from typing import Final
 
 from qmond.client import DEFAULT_SOCKET, Client
 from qmond.ctl.export import DEFAULT_LOG
-from qmond.ctl.show.text import json_text, printable
+from qmond.ctl.show.text import print_json, printable
 from qmond.errors import QmondError
 
 __all__ = ["Finding", "add_arguments", "check_host", "run"]
 
 _KERNEL_MIN: Final = (6, 1)
+_PROGRAMS_MAX: Final = 4.5
+"""Seconds for the programs that are run, in all."""
+_SYSTEMD_MAX: Final = 1
+_SOCKET_MAX: Final = 3
+"""Seconds for each answer of the daemon."""
+_FIND_BCC: Final = "import importlib.util, sys; sys.exit(importlib.util.find_spec('bcc') is None)"
 _FREE_MIN: Final = 1 << 30
 """Bytes of free disk space."""
 _GROUPS: Final = ("qmon", "qmon-payload")
@@ -50,15 +57,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the results of all checks."""
-    findings = [*check_host(Path("/")), _bcc(), _config(), *_socket(options.socket)]
+    findings = list(_findings(options.socket))
     if options.json:
-        sys.stdout.write(json_text([asdict(finding) for finding in findings]))
+        print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             sys.stdout.write(f"{finding.state:4}  {finding.name:12}  {printable(finding.found)}\n")
             if finding.advice:
                 sys.stdout.write(f"{'':20}→ {printable(finding.advice)}\n")
     return int(any(finding.state == "fail" for finding in findings))
+
+
+def _findings(path: Path | None) -> Iterator[Finding]:
+    """Make all checks. Programs run meanwhile, so that all of it takes less than 5 seconds."""
+    end = time.monotonic() + _PROGRAMS_MAX
+    bcc = _Program(["/usr/bin/python3", "-I", "-c", _FIND_BCC])  # the system's own, which has bcc
+    config = _Program(_check_config(), _service_environment() | os.environ)
+    host, socket = list(check_host(Path("/"))), list(_socket(path))
+    yield from host
+    yield _bcc(bcc.result(end))
+    yield _config(config.result(end))
+    yield from socket
 
 
 def check_host(root: Path) -> Iterator[Finding]:
@@ -133,58 +152,77 @@ def _disk(folder: Path, note: str = "") -> Finding:
     return Finding("disk", "warn", found, "lower log.keep, or set log.dir to another disk")
 
 
-def _bcc() -> Finding:
-    script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('bcc') is None)"
-    try:
-        done = subprocess.run(  # noqa: S603 - the system's own Python, which has bcc
-            ["/usr/bin/python3", "-I", "-c", script], check=False, timeout=30
-        )
-        missing = done.returncode
-    except (OSError, subprocess.TimeoutExpired):
-        missing = 1
-    if missing:
+class _Program:
+    """A program that runs while other checks are made."""
+
+    def __init__(self, words: list[str], environment: dict[str, str] | None = None) -> None:
+        self._name, self._running, self._fault = words[0], None, ""
+        pipe = subprocess.PIPE
+        try:
+            self._running = subprocess.Popen(  # noqa: S603 - our own words
+                words, stdout=pipe, stderr=pipe, env=environment, text=True, errors="replace"
+            )
+        except OSError as error:
+            self._fault = f"{self._name}: {error.strerror}"
+
+    def result(self, end: float) -> tuple[int | None, list[str]]:
+        """Return its exit status and what it said; None and why, if it did not end by `end`."""
+        if self._running is None:
+            return None, [self._fault]
+        try:
+            out, said = self._running.communicate(timeout=max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._end()
+            return None, [f"{self._name} takes too long"]
+        return self._running.returncode, (said or out).strip().splitlines()
+
+    def _end(self) -> None:
+        """End the program. Its output is not read: what it has started may still hold the pipe."""
+        assert self._running is not None  # noqa: S101 - for the type checker
+        self._running.kill()
+        self._running.wait()
+        for pipe in (self._running.stdout, self._running.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def _bcc(result: tuple[int | None, list[str]]) -> Finding:
+    status, lines = result
+    if status is None:
+        return Finding("bcc", "warn", f"not checked: {lines[0]}")
+    if status:
         advice = "apt-get install python3-bpfcc"
         return Finding("bcc", "fail", "Python cannot import bcc", advice)
     return Finding("bcc", "ok", "Python can import bcc")
 
 
-def _config() -> Finding:
-    program = shutil.which("qmond") or str(Path(sys.argv[0]).with_name("qmond"))
-    try:
-        done = subprocess.run(  # noqa: S603 - our own program
-            [program, "--check"],
-            env=_service_environment() | os.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("config", "warn", f"qmond --check: {error}", "is qmond installed?")
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    if done.returncode == 0:
+def _check_config() -> list[str]:
+    beside = Path(sys.argv[0]).with_name("qmond")
+    return [shutil.which("qmond") or str(beside), "--check"]
+
+
+def _config(result: tuple[int | None, list[str]]) -> Finding:
+    status, lines = result
+    if status is None:
+        return Finding("config", "warn", f"not checked: {lines[0]}", "is qmond installed?")
+    if status == 0:
         return Finding("config", "ok", lines[-1] if lines else "no faults")
     return Finding("config", "fail", "; ".join(lines), "correct the file: see man qmon.yaml")
 
 
 def _service_environment() -> dict[str, str]:
     """Return the variables that qmond.service and its drop-ins set, such as QMOND_CONFIG."""
+    show = ["systemctl", "show", "--property=Environment", "--value", "qmond.service"]
+    status, lines = _Program(show).result(time.monotonic() + _SYSTEMD_MAX)
     try:
-        done = subprocess.run(
-            ["systemctl", "show", "--property=Environment", "--value", "qmond.service"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        return dict(word.split("=", 1) for word in shlex.split(done.stdout))
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return {}  # no systemd here
+        return dict(word.split("=", 1) for word in shlex.split(" ".join(lines) * (status == 0)))
+    except ValueError:
+        return {}
 
 
 def _socket(path: Path | None) -> Iterator[Finding]:
     try:
-        with Client(path) as client:
+        with Client(path, timeout=_SOCKET_MAX) as client:
             status, about = client.status(), client.about
     except QmondError as error:
         yield Finding("socket", "fail", error.args[0], error.hint)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qmond.ctl.show.text import columns, json_text
-from qmond.errors import QmondError
+from qmond.ctl.show.text import columns, print_json
+from qmond.errors import ArgumentError
 from qmond.events.groups import resolve
 from qmond.events.schema import keys, table
 from qmond.events.table import BY_NAME, PUBLIC
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table; it needs no daemon."""
     if options.json:
-        sys.stdout.write(json_text(table()))
+        print_json(table())
         return 0
     try:
         events = [BY_NAME[name] for name in resolve(options.names)]
     except ValueError as error:
-        raise QmondError(str(error)) from error
+        raise ArgumentError(str(error)) from error
     if not events:
         listed = [(event.name, str(event.group), event.when) for event in PUBLIC]
         sys.stdout.write(columns(listed, ()))

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmond.errors import QmondError
+from qmond.errors import ArgumentError, QmondError
 
 __all__ = ["DEFAULT_LOG", "add_arguments", "add_files", "run"]
 
@@ -65,7 +65,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the converted events."""
     if options.exact and options.format != "csv":
-        options.parser.error("--exact is for --format csv")
+        raise ArgumentError("--exact is for --format csv")
     on_terminal = options.output is None and sys.stdout.isatty()
     if on_terminal and options.format == "perfetto":
         raise QmondError("a Perfetto trace is binary", hint="write it to a file: -o run.pftrace")

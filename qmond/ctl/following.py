@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from qmond.client import Choice, Client
+from qmond.ctl.connection import connect
 from qmond.cursor import Cursor
 from qmond.errors import QmondError
 
@@ -30,7 +31,7 @@ def once(
     say: Callable[[str], None],
 ) -> Iterator[bytes]:
     """Yield lines until their end. Raises QmondError if the daemon goes before."""
-    with Client(path) as client:
+    with connect(path) as client:
         remark = look(client)
         lines = client.tail(**choice)
         if remark:
@@ -56,7 +57,7 @@ def retrying(
     is_away, remark = False, None
     while True:
         try:
-            with Client(path) as client:
+            with connect(path) as client:
                 remark = look(client) if remark is None else ""
                 lines = client.tail(**cursor.ask(client.about, Choice()))
                 if said := "the daemon is back" if is_away else remark:

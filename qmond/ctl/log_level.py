@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qmond.client import Client
+from qmond.ctl.connection import connect
 
 __all__ = ["add_arguments", "run"]
 
@@ -19,6 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Send the request; print the level."""
-    with Client(options.socket) as client:
+    with connect(options.socket) as client:
         sys.stdout.write(client.log_level(options.level) + "\n")
     return 0

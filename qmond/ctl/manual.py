@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qmond import __version__
-from qmond.ctl import parser
 from qmond.ctl.completion import verb_parsers
+from qmond.ctl.verbs import parser
 
 __all__ = ["file_page", "page"]
 

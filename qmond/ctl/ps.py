@@ -12,7 +12,8 @@ import sys
 from typing import Any
 
 from qmond.client import Client
-from qmond.ctl.show.text import age, columns, json_text, printable
+from qmond.ctl.connection import connect
+from qmond.ctl.show.text import age, columns, print_json, printable
 
 __all__ = ["add_arguments", "program", "render", "run", "warn_if_truncated"]
 
@@ -27,10 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the list."""
-    with Client(options.socket) as client:
+    with connect(options.socket) as client:
         processes = client.ps()
         warn_if_truncated(client)
-    sys.stdout.write(json_text(processes) if options.json else render(processes))
+    if options.json:
+        print_json(processes)
+    else:
+        sys.stdout.write(render(processes))
     return 0
 
 

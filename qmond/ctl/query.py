@@ -26,6 +26,8 @@ import argparse
 import sys
 
 from qmond.ctl.export import add_files
+from qmond.ctl.interrupts import clean_up_on_ctrl_c
+from qmond.errors import ArgumentError
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,9 +52,13 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(sql.described())
         return 0
     if options.sql is None:
-        options.parser.error("query: SQL or --tables is required")
+        raise ArgumentError("SQL or --tables is required")
+    clean_up_on_ctrl_c()  # the folder of what exceeds the memory
     form = "csv" if options.csv else "json" if options.json else "text"
     with sql.answered(options.sql, options.files) as answer:
         for chunk in sql.rendered(answer, form):
-            sys.stdout.write(chunk)
+            if options.json:  # it is UTF-8 in any locale
+                sys.stdout.buffer.write(chunk.encode())
+            else:
+                sys.stdout.write(chunk)
     return 0

@@ -10,8 +10,8 @@ its exit status, counts, and whether the record is complete), summary.txt, tree.
 sockets.txt: see docs/record.md. Only the owner can read it.
 
 Exit status: that of the command; 128 plus the signal's number if a signal ended it; 127 if there is
-no such command, 126 if it cannot be executed, 125 if qmonctl failed. 124 if the command ended with
-0 and no guest was seen.
+no such command, 126 if it cannot be executed, 125 if qmonctl failed; 2 for wrong arguments. 124 if
+the command ended with 0 and no guest was seen.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.runs import ARCHIVES
 from qmond.ctl.show.text import printable
 from qmond.ctl.tail import event_names
-from qmond.errors import QmondError
+from qmond.errors import ArgumentError, QmondError
 from qmond.lognames import LIVE
 from qmond.units import parse_seconds
 
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns its exit status, or one of record's own."""
     from qmond.ctl.runs.recording import Recording  # noqa: PLC0415 - no other verb needs it
 
+    clean_up_on_ctrl_c()
     output: Path | None = options.output
     try:
         recording = Recording(options.socket, options.command, event_names(options.event))
@@ -88,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
             text = recording.write(folder, output)
     except OSError as error:
         return _fail(f"{error.filename or output}: {error.strerror}")
+    except ArgumentError:
+        raise
     except QmondError as error:
         return _fail(str(error))
     if recording.write_error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qmond.client import Client
+from qmond.ctl.connection import connect
 
 __all__ = ["add_arguments", "run"]
 
@@ -16,7 +16,7 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Send the request; print the path."""
-    with Client(options.socket) as client:
+    with connect(options.socket) as client:
         path = client.rotate()["path"]
     sys.stdout.write(f"{path}\n" if path else "")
     return 0

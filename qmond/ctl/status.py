@@ -9,8 +9,8 @@ import argparse
 import sys
 from typing import Any
 
-from qmond.client import Client
-from qmond.ctl.show.text import json_text
+from qmond.ctl.connection import connect
+from qmond.ctl.show.text import print_json
 
 __all__ = ["add_arguments", "render", "run"]
 
@@ -22,9 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the status."""
-    with Client(options.socket) as client:
+    with connect(options.socket) as client:
         status = client.status()
-    sys.stdout.write(json_text(status) if options.json else render(status))
+    if options.json:
+        print_json(status)
+    else:
+        sys.stdout.write(render(status))
     return 0
 
 

@@ -37,7 +37,7 @@ from qmond.ctl.show.printing import FORMS, Short, TerminalWidth, printer
 from qmond.ctl.show.text import pointed
 from qmond.ctl.waiting import remark
 from qmond.ctl.when import parse_when, rfc3339
-from qmond.errors import QmondError, RequestError
+from qmond.errors import ArgumentError, RequestError
 
 __all__ = ["add_arguments", "event_names", "run"]
 
@@ -47,7 +47,6 @@ _LINES: Final = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.set_defaults(refuse=parser.error)
     _add_choice(parser.add_argument_group("which events"))
     _add_times(parser.add_argument_group("when"))
     _add_output(parser.add_argument_group("output"))
@@ -165,7 +164,7 @@ class _Times(NamedTuple):
 def run(options: argparse.Namespace) -> int:
     """Print lines until --until or --count; raises QmondError if the daemon goes before."""
     if options.f and options.no_follow:
-        options.refuse("argument -f: not allowed with argument --no-follow")
+        raise ArgumentError("argument -f: not allowed with argument --no-follow")
     times, terminal = _times(options), sys.stdout.isatty()
     form = options.output or ("short" if terminal else "json")
     choice = _choice(options, times, switches=not (terminal and form == "short"))
@@ -214,16 +213,16 @@ def _times(options: argparse.Namespace) -> _Times:
             try:
                 found[name] = parse_when(text, now=now, zone=zone, end=name == "until")
             except ValueError as error:
-                options.refuse(f"argument --{name}: {error}")
+                raise ArgumentError(f"argument --{name}: {error}") from error
     since, until = found["since"], found["until"]
     if since and until and since > until:
-        options.refuse("argument --until: it is before --since")
+        raise ArgumentError("argument --until: it is before --since")
     return _Times(now, zone, since, until)
 
 
 def _choice(options: argparse.Namespace, times: _Times, *, switches: bool) -> Choice:
     if options.follow == "retry" and options.fields and "seq" not in _split(options.fields):
-        raise QmondError("--follow=retry needs the number of each line: add seq to --fields")
+        raise ArgumentError("--follow=retry needs the number of each line: add seq to --fields")
     has_start = not (options.last is options.since is options.from_seq is None)
     is_past = options.no_follow or (times.until is not None and times.until <= times.now)
     return {

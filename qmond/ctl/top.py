@@ -9,6 +9,8 @@ import argparse
 import sys
 
 from qmond.client import Client
+from qmond.ctl.connection import connect
+from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.show.sampling import COLUMNS, Sampler
 from qmond.errors import QmondError
 
@@ -27,14 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run until the user quits."""
-    if not sys.stdout.isatty():
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise QmondError("top needs a terminal", hint="for programs: `qmonctl ps --json`")
 
-    def connect() -> Client:
-        return Client(options.socket)
+    def ask() -> Client:
+        return connect(options.socket)
 
-    connect().close()  # fails before the screen opens, if there is no daemon
+    ask().close()  # fails before the screen opens, if there is no daemon
     from qmond.ctl.show.screen import Top  # noqa: PLC0415 - textual takes a fifth of a second
 
-    Top(Sampler(connect), options.sort).run()
-    return 0
+    clean_up_on_ctrl_c()  # the terminal
+    screen = Top(Sampler(ask), options.sort)
+    screen.run()
+    return screen.return_code or 0

@@ -9,9 +9,12 @@ import argparse
 import sys
 from typing import Any
 
-from qmond.client import Client
+import orjson
+
+from qmond.ctl.connection import connect
 from qmond.ctl.ps import program, warn_if_truncated
-from qmond.ctl.show.text import age, json_text, printable, tree_lines
+from qmond.ctl.show.text import age, print_json, printable, tree_lines
+from qmond.errors import QmondError
 
 __all__ = ["add_arguments", "grow", "render", "run"]
 
@@ -25,10 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the tree."""
-    with Client(options.socket) as client:
+    with connect(options.socket) as client:
         roots = grow(client.ps())
         warn_if_truncated(client)
-    sys.stdout.write(json_text(roots) if options.json else render(roots))
+    if options.json:
+        try:
+            print_json(roots)
+        except orjson.JSONEncodeError as error:
+            raise QmondError(
+                "the tree is too deep for JSON",
+                hint="`qmonctl ps --json` has the parents of each process",
+            ) from error
+    else:
+        sys.stdout.write(render(roots))
     return 0
 
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from peer import HELLO, peer
 
 from qmond.ctl import main, ps, tree
 from qmond.ctl.manual import file_page, page
@@ -22,15 +23,56 @@ def test_no_daemon_is_told_in_a_line_with_a_hint(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["tail", "-n", "-1"], ["tail", "-n", "x"], ["tail", "--pid", "x"]]
+    ("arguments", "why"),
+    [
+        ([], "required: VERB"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["tail", "-n", "-1"], "-n/--lines/--last: a number of lines is expected, not '-1'"),
+        (["tail", "-n", "x"], "a number of lines is expected, not 'x'"),
+        (["tail", "--pid", "x"], "invalid int value: 'x'"),
+        (["tail", "--follow=retry", "--fields", "buf"], "add seq to --fields"),
+        (["ps", "--bogus"], "unrecognized arguments: --bogus"),
+        (["log-level", "loud"], "invalid choice: 'loud'"),
+        (["events", "nosuch"], "unknown: nosuch; there are the groups all"),
+        (["query"], "SQL or --tables is required"),
+        (["export", "--format", "perfetto", "--exact"], "--exact is for --format csv"),
+        (["record"], "required: CMD"),
+        (["record", "--bogus", "--", "true"], "unrecognized arguments: --bogus"),
+        (["completion"], "bash, zsh or fish is required"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+    ],
 )
-def test_wrong_arguments_exit_with_2(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_exit_with_2_and_the_usage_of_the_verb(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: qmonctl" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    known = arguments and arguments[0] != "fly"
+    assert said.startswith(f"usage: qmonctl {arguments[0]} " if known else "usage: qmonctl [-h]")
+    assert why in said
+
+
+def test_what_the_daemon_finds_wrong_in_the_arguments_exits_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = b'{"id":1,"error":{"class":"BadArgument","message":"where: column 6"}}\n'
+    with peer(tmp_path / "s", HELLO, refusal), pytest.raises(SystemExit) as caught:
+        main(["tail", "--socket", str(tmp_path / "s"), "--where", "fd =="])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: qmonctl tail ")
+    assert said.endswith("qmonctl tail: error: where: column 6\n")
+
+
+def test_an_answer_that_makes_no_sense_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with peer(tmp_path / "s", HELLO, b'{"id":1,"ok":{"\\u001b[2J":1}}\n'):
+        assert main(["--socket", str(tmp_path / "s"), "status"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("qmonctl: internal fault: KeyError: 'ring' (status.py, line ")
 
 
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +111,7 @@ def test_status_is_a_table_with_the_four_columns() -> None:
 
 
 def test_qmond_checks_a_config_and_tells_its_version(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from qmond.__main__ import main as qmond  # it leaves parts of Python out of its process
 
@@ -79,6 +121,10 @@ def test_qmond_checks_a_config_and_tells_its_version(
     file.write_text("fields: none\n")
     assert qmond(["--check", "--config", str(file)]) == 78
     assert f"{file}:1: fields:" in capsys.readouterr().err
+    monkeypatch.setattr("qmond.__main__.DEFAULT_PATH", tmp_path / "none")
+    monkeypatch.delenv("QMOND_CONFIG", raising=False)
+    assert qmond(["--check"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/none: not there, so the defaults hold\n"
     with pytest.raises(SystemExit):
         qmond(["--version"])
 
@@ -150,31 +196,6 @@ def test_nothing_that_a_guest_chooses_drives_a_terminal() -> None:
     assert printable("a\x1b]0;x\x07\n\u202eb\x9b é") == r"a\x1b]0;x\x07\n\u202eb\x9b é"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_verbs_options_and_events(
-    shell: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    for word in ("tail", "doctor", "follow", "SIGNAL_GENERATE"):
-        assert word in script
-
-
-def test_bash_takes_the_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["completion", "bash"])
-    script = tmp_path / "completion"
-    script.write_text(capsys.readouterr().out)
-    ask = f"""
-        . {script}
-        COMP_WORDS=(qmonctl tail --event SOCK) COMP_CWORD=3
-        $(complete -p qmonctl | sed 's/.*-F //; s/ .*//')
-        printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
-    assert done.stdout == "SOCKET\n"
-    assert done.stderr == ""
-
-
 def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["events"]) == 0
     assert re.search(r"EXIT +process +a monitored process ended", capsys.readouterr().out)
@@ -183,8 +204,6 @@ def test_events_need_no_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["events", "loss", "exit"]) == 0
     keys = re.findall(r"^([A-Z]+): ", capsys.readouterr().out, re.MULTILINE)
     assert keys == ["EXIT", "LOST", "SUPPRESSED", "DROPPED", "GAP"]
-    assert main(["events", "nosuch"]) == 1
-    assert "unknown: nosuch; there are the groups all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["qmonctl.1", "qmon.yaml.5"])

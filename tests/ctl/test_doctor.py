@@ -1,6 +1,7 @@
 """The checks, on hosts that are made up."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,31 @@ def test_what_lies_in_the_current_directory_is_not_run(
     main(["--socket", str(tmp_path / "none"), "doctor"])
     assert "bcc" in capsys.readouterr().out
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_config_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "qmond"
+    program.write_text("#!/bin/sh\necho /x.yaml: not there, so the defaults hold\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    main(["--socket", str(tmp_path / "none"), "doctor", "--json"])
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["config"]["state"] == "ok"
+    assert found["config"]["found"] == "/x.yaml: not there, so the defaults hold"
+
+
+def test_programs_that_hang_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("qmond", "systemctl"):
+        (tmp_path / name).write_text("#!/bin/sh\nsleep 6\n:\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    began = time.monotonic()
+    main(["--socket", str(tmp_path / "none"), "doctor", "--json"])
+    assert time.monotonic() - began < 5
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["config"]["state"] == "warn"
+    assert found["config"]["found"].endswith("qmond takes too long")

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qmond.ctl.formats.lines import Reading, read
 from qmond.ctl.formats.perfetto import packets
 from qmond.ctl.formats.table import COLUMNS, table
 from qmond.errors import QmondError
+from qmond.lognames import rotated_files
 from qmond.server.arguments import KEYS
 
 ARM = {"arch": "arm", "guest": "/bin/sh"}
@@ -360,3 +362,90 @@ def test_a_file_that_is_compressed_meanwhile_is_read_all_the_same(tmp_path: Path
     newer.with_name(newer.name + ".gz").write_bytes(gzip.compress(newer.read_bytes(), mtime=0))
     newer.unlink()
     assert [event["ts"] for event in events] == [2]
+
+
+def row(at: int) -> bytes:
+    return b'{"ts":%d,"event":"READ","pid":7,"fd":0}\n' % at
+
+
+def name(day: int) -> str:
+    return f"events-202611{day}T080000.000000Z.jsonl"
+
+
+def seen(events: Iterator[dict[str, Any]]) -> list[int]:
+    return [event["ts"] for event in events]
+
+
+def test_what_is_not_yet_compressed_to_its_end_is_not_read(tmp_path: Path) -> None:
+    """Whether it is being written, or a crash has left it, or its plain file is gone."""
+    (tmp_path / f"{name(19)}.zst.part").write_bytes(zstandard.compress(row(0))[:-2])
+    (tmp_path / f"{name(20)}.gz").write_bytes(gzip.compress(row(1)))
+    (tmp_path / f"{name(20)}.zst.part").write_bytes(zstandard.compress(row(1)))
+    (tmp_path / name(21)).write_bytes(row(2))
+    (tmp_path / f"{name(21)}.zst.part").write_bytes(zstandard.compress(row(2)))
+    (tmp_path / name(22)).write_bytes(row(3))
+    (tmp_path / f"{name(22)}.zst").write_bytes(zstandard.compress(row(3)))
+    (tmp_path / "events.jsonl").write_bytes(row(4))
+    (tmp_path / "events.jsonl.zst.part").write_bytes(zstandard.compress(row(4)))
+    (tmp_path / "events.new").write_bytes(b"")
+    (tmp_path / "events-20261123T080000.000000Z.torn").write_bytes(b"x")
+    assert seen(Reading(pytest.fail).events([tmp_path])) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("moment", ["listed", "opened", "begun"])
+def test_each_line_is_read_once_however_the_log_is_rotated_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, moment: str
+) -> None:
+    """Steps: rotated; compressed; the plain file removed."""
+    live, rotated = tmp_path / "events.jsonl", tmp_path / name(22)
+    (tmp_path / name(21)).write_bytes(row(1))
+    live.write_bytes(row(2))
+
+    def rotate() -> None:
+        if steps > 0 and not rotated.exists() and live.read_bytes() == row(2):
+            live.rename(rotated)
+            live.write_bytes(row(3))
+        if steps > 1:
+            rotated.with_name(rotated.name + ".zst").write_bytes(zstandard.compress(row(2)))
+        if steps > 2:
+            rotated.unlink(missing_ok=True)
+
+    def listed(folder: Path) -> list[Path]:
+        if moment == "opened":
+            rotate()
+        found = rotated_files(folder)
+        if moment == "listed":
+            rotate()
+        return found
+
+    monkeypatch.setattr("qmond.ctl.formats.lines.rotated_files", listed)
+    events = Reading(pytest.fail).events([tmp_path])
+    first = [next(events)["ts"]]
+    if moment == "begun":
+        rotate()
+    found = first + seen(events)
+    assert found in ([1, 2], [1, 2, 3])
+
+
+def test_a_file_that_is_removed_meanwhile_is_told(tmp_path: Path) -> None:
+    for day in (20, 21, 22):
+        (tmp_path / name(day)).write_bytes(row(day))
+    said: list[str] = []
+    events = Reading(said.append).events([tmp_path])
+    assert next(events)["ts"] == 20
+    (tmp_path / name(21)).unlink()
+    assert seen(events) == [22]
+    assert said == [f"{tmp_path / name(21)}: removed meanwhile; left out"]
+
+
+def test_a_log_that_grows_as_fast_as_it_is_read_comes_to_an_end(tmp_path: Path) -> None:
+    live = tmp_path / "events.jsonl"
+    live.write_bytes(row(1) * 10)
+    found = 0
+    with live.open("ab", 0) as growing:
+        for _ in Reading(pytest.fail).events([live]):
+            growing.write(row(2) * 1000)
+            found += 1
+            assert found < 100
+    assert found == 10

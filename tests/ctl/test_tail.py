@@ -288,7 +288,9 @@ def test_with_retry_it_ends_at_its_time(path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_needs_the_number_to_come_back(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tail", "--follow=retry", "--fields", "buf"]) == 1
+    with pytest.raises(SystemExit) as caught:
+        main(["tail", "--follow=retry", "--fields", "buf"])
+    assert caught.value.code == 2
     assert "add seq to --fields" in capsys.readouterr().err
 
 
@@ -297,9 +299,11 @@ def test_a_fault_of_an_expression_is_pointed_at(
 ) -> None:
     error = {"class": "BadArgument", "message": "where: column 4: unexpected", "column": 4}
     refused = json.dumps({"id": 1, "error": error}).encode() + b"\n"
-    asked_by(path, "--where", "fd = 0", status=1, answer=refused)
-    assert capsys.readouterr().err == (
-        "qmonctl: where: column 4: unexpected\n"
+    with pytest.raises(SystemExit) as caught:
+        asked_by(path, "--where", "fd = 0", answer=refused)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        "qmonctl tail: error: where: column 4: unexpected\n"
         "  fd = 0\n"
         "     ^\n"
     )  # fmt: skip

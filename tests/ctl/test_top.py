@@ -1,9 +1,21 @@
 """`qmonctl top`, driven by textual's pilot, with a client that is made up."""
 
 import asyncio
+import fcntl
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from standin import answers, standing_in
+from standin import process as process_of
 from textual.widgets import DataTable, Static
 
 from qmond.client import Client
@@ -20,6 +32,8 @@ def process(pid: int, rate: int, guest: str | None = "/bin/sh") -> dict[str, Any
 
 class Daemon:
     """Stands for the client: a daemon that goes on, or is away."""
+
+    truncated = False
 
     def __init__(self) -> None:
         self.away = False
@@ -66,6 +80,9 @@ def test_samples_have_rates_and_survive_the_daemons_absence() -> None:
     assert second.rates["READ"] > 0
     assert second.totals["seen"] == 200
     assert "READ" in summary(second)
+    assert summary(second).startswith("3 processes")
+    daemon.truncated = True
+    assert summary(asking.sample()).startswith("3 (not all) processes")
     daemon.away = True
     assert summary(asking.sample()).startswith("the daemon hung up")
     assert "No such file" in summary(asking.sample())
@@ -113,6 +130,55 @@ def test_keys_and_sizes() -> None:
         assert app.return_code == 0
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("stop", "statuses"),
+    [
+        ("q", {0}),
+        ("\x03", {130}),
+        (signal.SIGINT, {130, -signal.SIGINT}),
+        (signal.SIGTERM, {-signal.SIGTERM}),
+    ],
+)
+def test_it_ends_on_a_terminal_that_is_as_before(
+    tmp_path: Path, stop: str | int, statuses: set[int]
+) -> None:
+    """With 2,000 processes, of which the answer has more than a mebibyte."""
+    many = [process_of(pid, 1, f"/opt/{'x' * 500}/{pid}") for pid in range(2, 2002)]
+    with standing_in(tmp_path / "s", answers(tmp_path) | {"ps": many}):
+        terminal, other = os.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+        before = termios.tcgetattr(other)
+        command = [sys.executable, "-c", "from qmond.ctl import main; raise SystemExit(main())"]
+        with subprocess.Popen(
+            [*command, "--socket", tmp_path / "s", "top"],
+            stdin=other, stdout=other, stderr=other, process_group=0,
+            env=os.environ | {"TERM": "xterm"},
+        ) as top:  # fmt: skip
+            assert "2000 processes" in read_until(terminal, "2000 processes")
+            if isinstance(stop, str):
+                os.write(terminal, stop.encode())
+            else:
+                top.send_signal(stop)
+            rest = ""
+            end = time.monotonic() + 20
+            while top.poll() is None and time.monotonic() < end:
+                rest += read_until(terminal, "\x1b[?1049l", 0.1)
+            top.kill()
+            assert top.returncode in statuses
+        assert "Traceback" not in rest + read_until(terminal, "Traceback", 0.1)
+        if stop != signal.SIGTERM:
+            assert termios.tcgetattr(other) == before
+        os.close(terminal)
+        os.close(other)
+
+
+def read_until(terminal: int, mark: str, patience: float = 20) -> str:
+    said = ""
+    while mark not in said and select.select([terminal], [], [], patience)[0]:
+        said += os.read(terminal, 65536).decode(errors="replace")
+    return said
 
 
 def test_needs_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

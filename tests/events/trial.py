@@ -91,7 +91,7 @@ def test_it_is_shown(raw: bytes, keys: dict[str, Any], told: str) -> None:
     assert strace.line(line).endswith(f" {told}")
     shown = render.line(line, colour=True)
     assert f"\033[35m{line['event']}" in shown
-    assert all(f" {key}=" in shown for key in keys)
+    assert all(f" {key}=" in shown for key in keys if not key.endswith("_b64"))
 
 
 @pytest.mark.parametrize(("raw", "keys", "_told"), TRIALS)

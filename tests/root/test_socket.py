@@ -261,6 +261,6 @@ def test_the_verbs_of_qmonctl(qmond: StartQmond) -> None:
     shown = daemon.ctl("tail", "--last", "1", "--no-follow", "-o", "short").stdout
     assert re.search(r"START\b.*message=\"Dynamic QEMU-user monitor started\"", shown)
     refused = daemon.ctl("tail", "--where", "fd ==")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "where: column 6" in refused.stderr
     assert "NOSUCH" in daemon.ctl("tail", "--not-event", "NOSUCH").stderr

@@ -7,6 +7,8 @@ and keys of a later version are reported and counted, too, but not left out.
 from __future__ import annotations
 
 import gzip
+import os
+import stat
 import sys
 import tarfile
 import zlib
@@ -14,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
@@ -25,7 +27,7 @@ from qmond.events.schema import shape
 from qmond.events.table import COMMON, HEAD, PUBLIC
 from qmond.lognames import COMPRESSED, LIVE, rotated_files
 
-__all__ = ["Reading", "files_of", "read"]
+__all__ = ["Reading", "read"]
 
 Event = dict[str, Any]
 Lines = Iterable[bytes]
@@ -86,15 +88,21 @@ class Reading:
     def events(self, paths: Iterable[Path]) -> Iterator[Event]:
         """Yield the events of files. A folder stands for the logs in it, `-` for standard input.
 
-        Raises QmondError if a file cannot be read.
+        A file that still grows is read as far as it is when its turn begins. Raises QmondError if
+        a file cannot be read.
         """
-        for path in files_of(paths):
+        for source in _sources(paths):
+            path = source.path
             try:
-                with _opened(path) as lines:
+                with _opened(source) as lines:
                     for number, line in enumerate(lines, 1):
                         event = self.parse(line, path, number)
                         if event is not None:
                             yield event
+            except FileNotFoundError as error:
+                if not source.is_of_folder:
+                    raise QmondError(f"{path}: {error.strerror}") from error
+                self._report(f"{path}: removed meanwhile; left out")
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise QmondError(f"{path}: {reason}") from error
@@ -160,30 +168,79 @@ def read(paths: Iterable[Path]) -> Iterator[Event]:
     return Reading(lambda problem: sys.stderr.write(f"qmonctl: {problem}\n")).events(paths)
 
 
-def files_of(paths: Iterable[Path]) -> list[Path]:
-    """Replace each folder by the logs in it, the oldest first. Raises QmondError if it has none."""
-    files: list[Path] = []
+class _Source(NamedTuple):
+    """A file to read. The live one of a folder is open, so that a rotation does not take it."""
+
+    path: Path
+    live: IO[bytes] | None = None
+    is_of_folder: bool = False
+
+
+def _sources(paths: Iterable[Path]) -> Iterator[_Source]:
+    """Yield the files. A folder stands for the logs in it. Raises QmondError."""
     for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        rotated = rotated_files(path)
-        live = [
-            file
-            for suffix in ("", *COMPRESSED.values())
-            if (file := path / f"{LIVE}{suffix}").exists()
-        ]
-        if not rotated and not live:
-            raise QmondError(
-                f"{path}: it contains no {LIVE}",
-                hint="give a log, a folder of logs, or what `qmonctl record` wrote",
-            )
-        files += rotated + live[:1]
-    return files
+        try:
+            if path.is_dir():
+                yield from _logs(path)
+            else:
+                yield _Source(path)
+        except OSError as error:
+            raise QmondError(f"{path}: {error.strerror}") from error
+
+
+def _logs(folder: Path) -> Iterator[_Source]:
+    """Yield the logs in a folder, the oldest first. Raises QmondError if it has none, OSError."""
+    live, rotated = _listed(folder)
+    if live is not None and live.live is not None:
+        found = os.fstat(live.live.fileno())
+        if any(_is(source.path, found) for source in rotated):
+            live.live.close()
+            live = None  # it was rotated before the others were listed
+    if not rotated and live is None:
+        raise QmondError(
+            f"{folder}: it contains no {LIVE}",
+            hint="give a log, a folder of logs, or what `qmonctl record` wrote",
+        )
+    try:
+        yield from rotated
+        if live is not None:
+            yield live
+    finally:
+        if live is not None and live.live is not None:
+            live.live.close()
+
+
+def _listed(folder: Path) -> tuple[_Source | None, list[_Source]]:
+    """Return the live log of a folder, or None, and the rotated ones; each line is in one of them.
+
+    So the live one is opened first. If it is rotated, compressed and removed meanwhile, all is done
+    again.
+    """
+    while True:
+        live = _live(folder)
+        rotated = [_Source(path, is_of_folder=True) for path in rotated_files(folder)]
+        if live is None or live.live is None or os.fstat(live.live.fileno()).st_nlink:
+            return live, rotated
+        live.live.close()
+
+
+def _live(folder: Path) -> _Source | None:
+    for suffix in ("", *COMPRESSED.values()):
+        path = folder / f"{LIVE}{suffix}"
+        with suppress(FileNotFoundError):
+            return _Source(path, path.open("rb"), is_of_folder=True)
+    return None
+
+
+def _is(path: Path, file: os.stat_result) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), file)
+    return False
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Lines]:
+def _opened(source: _Source) -> Iterator[Lines]:
+    path = source.path
     if str(path) == "-":
         yield sys.stdin.buffer
     elif path.name.endswith(ARCHIVES):
@@ -196,14 +253,14 @@ def _opened(path: Path) -> Iterator[Lines]:
                     return
         raise QmondError(f"{path}: it contains no {LIVE}")
     else:
-        with _open_rotated(path) as raw:
+        with source.live or _open_rotated(path) as raw:
             if raw.name.endswith(".gz"):
                 with gzip.open(raw) as unpacked:
                     yield unpacked
             elif raw.name.endswith(".zst"):
                 yield _zstd_lines(raw)
             else:
-                yield raw
+                yield _plain_lines(raw)
 
 
 def _open_rotated(path: Path) -> IO[bytes]:
@@ -212,6 +269,18 @@ def _open_rotated(path: Path) -> IO[bytes]:
         with suppress(FileNotFoundError):
             return path.with_name(path.name + suffix).open("rb")
     return path.open("rb")
+
+
+def _plain_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines that begin before the end that the file has now; of a pipe, all."""
+    found = os.fstat(file.fileno())
+    left = found.st_size if stat.S_ISREG(found.st_mode) else None
+    for line in file:
+        if left is not None:
+            if left <= 0:
+                break
+            left -= len(line)
+        yield line
 
 
 def _zstd_lines(file: IO[bytes]) -> Iterator[bytes]:

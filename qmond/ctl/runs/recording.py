@@ -13,11 +13,12 @@ from typing import IO, Any, Final
 import orjson
 
 from qmond.client import Client
+from qmond.ctl.connection import connect
 from qmond.ctl.runs import ancestors, command, summary
 from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import LISTED, Digest
 from qmond.ctl.runs.missing import Missing
-from qmond.errors import QmondError
+from qmond.errors import ArgumentError, QmondError
 from qmond.escape import json_bytes
 from qmond.events.groups import resolve
 from qmond.events.tree import NEEDED
@@ -59,7 +60,7 @@ class Recording:
         """The error if the lines could not be written."""
         self._path = path
         self._words = words
-        self._client = Client(path)
+        self._client = connect(path)
         try:
             self._config = self._client.config()
             self._tree = CommandTree(_own_id(self._client.about, Path(self._config["procfs"])))
@@ -183,13 +184,13 @@ class Recording:
     def _catch_up(self) -> None:
         """Wait until all events up to now are in lines, and these lines are read."""
         try:
-            with Client(self._path) as client:
+            with Client(self._path, timeout=_DRAIN_MAX) as client:
                 counters = self._await_daemon(client)
             held_back = self._counted("suppressed", counters)
             self._missing.count(self._counted("lost", counters), held_back)
             if held_back:
                 time.sleep(_REPORT)
-            with Client(self._path) as client:
+            with Client(self._path, timeout=_DRAIN_MAX) as client:
                 newest = client.about.get("newest") or 0
                 config = client.config()
         except QmondError as error:
@@ -313,7 +314,7 @@ def _chosen(words: Collection[str] | None, known: Collection[str]) -> Collection
     try:
         return resolve(words or ["all"], known)
     except ValueError as error:
-        raise QmondError(f"--event: {error}") from error
+        raise ArgumentError(f"--event: {error}") from error
 
 
 def _now() -> str:

@@ -32,12 +32,14 @@ _NUMBERS: Final = {"PID", "EV/S", "EVENTS", "AGE", "UID"}
 class Sample:
     """One sample. `rates` are events per second, by type.
 
-    `totals` are the sums of the counters, by column. `error` is set if the daemon did not answer.
+    `totals` are the sums of the counters, by column. `error` is set if the daemon did not answer,
+    `truncated` if it could not name all processes.
     """
 
     processes: list[dict[str, Any]] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    truncated: bool = False
     error: str = ""
 
 
@@ -53,7 +55,8 @@ class Sampler:
         """Return the current sample. Blocks until the daemon has answered."""
         try:
             self._client = self._client or self._connect()
-            processes, counters = self._client.ps(), self._client.status()["counters"]
+            processes, truncated = self._client.ps(), self._client.truncated
+            counters = self._client.status()["counters"]
         except QmondError as error:
             self.close()
             return Sample(error=error.args[0])
@@ -67,7 +70,8 @@ class Sampler:
             column: sum(row[column] for row in counters.values())
             for column in ("seen", "written", "lost", "suppressed")
         }
-        return Sample(processes, {n: rate for n, rate in rates.items() if rate > 0}, totals)
+        shown = {name: rate for name, rate in rates.items() if rate > 0}
+        return Sample(processes, shown, totals, truncated)
 
     def close(self) -> None:
         """Close the connection."""
@@ -96,4 +100,5 @@ def summary(sample: Sample) -> str:
     figures = "  ".join(f"{name} {value}" for name, value in sample.totals.items())
     most = sorted(sample.rates.items(), key=lambda item: -item[1])[:6]
     types = "  ".join(f"{printable(name)} {rate:.0f}/s" for name, rate in most)
-    return f"{len(sample.processes)} processes  {total:.0f} events/s  {figures}\n{types or 'quiet'}"
+    count = f"{len(sample.processes)}{' (not all)' if sample.truncated else ''}"
+    return f"{count} processes  {total:.0f} events/s  {figures}\n{types or 'quiet'}"

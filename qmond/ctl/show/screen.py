@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import signal
+from typing import Any, Final
 
 from rich.text import Text
 from textual.app import App, ComposeResult
+from textual.binding import Binding
 from textual.widgets import DataTable, Footer, Static
 
 from qmond.ctl.show.sampling import COLUMNS, Sample, Sampler, rows_of, summary
 
 __all__ = ["Top"]
+
+_INTERRUPTED: Final = 130  # as a shell reports SIGINT
 
 
 class Top(App[None]):
@@ -24,6 +29,7 @@ class Top(App[None]):
         ("r", "reverse", "reverse"),
         ("p", "pause", "pause"),
         ("q", "quit", "quit"),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
 
     def __init__(self, sampler: Sampler, sort: str = "EV/S", *, every: float = 1.0) -> None:
@@ -41,6 +47,8 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         """Start the updates."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self.action_interrupt)
         self.set_interval(self.every, self.ask)
         self.ask()
 
@@ -86,6 +94,10 @@ class Top(App[None]):
         """Pause or resume the updates."""
         self.paused = not self.paused
         self.draw()
+
+    def action_interrupt(self) -> None:
+        """End after Ctrl-C, for which a terminal in this mode sends no SIGINT."""
+        self.exit(return_code=_INTERRUPTED)
 
     def on_unmount(self) -> None:
         """Close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,9 @@ __all__ = [
     "age",
     "columns",
     "cut",
-    "json_text",
     "pad",
     "pointed",
+    "print_json",
     "printable",
     "tree_lines",
     "width",
@@ -36,9 +37,10 @@ def printable(text: str) -> str:
     )
 
 
-def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return a value as indented JSON with a newline. It cannot drive a terminal."""
-    return json_bytes(value, indent=True).decode() + "\n"
+def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Print a value as indented JSON. It cannot drive a terminal, and is UTF-8 in any locale."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(json_bytes(value, indent=True) + b"\n")
 
 
 def width(text: str) -> int:
