@@ -143,9 +143,9 @@ struct room {
 	struct qmon_record record;
 	char data[2 * CAPTURE_MAX];
 };
-/* A directory, and where the walk to the root is: struct mount, struct dentry. */
+/* A walk from a directory up to the root of a process: a struct mount and a struct dentry each. */
 struct climb {
-	const void *mount;
+	const void *mount; /* where it is */
 	const void *dentry;
 	const void *root_mount;
 	const void *root;
