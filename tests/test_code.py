@@ -96,6 +96,7 @@ TESTED_TOGETHER = {
     "daemon.timers": "root/test_daemon",
     "daemon.watch": "root/test_daemon",
     "errors": "config/test_config",
+    "events.architectures": "server/test_arguments",
     "events.calls": "events/test_events",
     "events.content": "server/test_filters",
     "events.fields": "events/test_events",

@@ -16,15 +16,12 @@ from typing import Any, Final
 
 from qmond.client import Client
 from qmond.errors import ArgumentError, QmondError
+from qmond.events.architectures import ARCHITECTURES
+from qmond.events.groups import groups
 from qmond.events.table import PUBLIC
 
 __all__ = ["add_arguments", "run", "verb_parsers"]
 
-_ARCHITECTURES: Final = (  # QEMU's configs/targets/*-linux-user.mak
-    "aarch64 aarch64_be alpha arm armeb cris hexagon hppa i386 loongarch64 m68k microblaze "
-    "microblazeel mips mips64 mips64el mipsel mipsn32 mipsn32el nios2 or1k ppc ppc64 ppc64le "
-    "riscv32 riscv64 s390x sh4 sh4eb sparc sparc32plus sparc64 x86_64 xtensa xtensaeb"
-)
 _HARMLESS: Final = re.compile(r"[\w./+@:-]+", re.ASCII)
 """A word that no shell takes for anything else; a guest's path may have any character."""
 _ANSWER_MAX: Final = 0.5
@@ -135,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     shell: str = options.shell
     for verb in (parser, *verb_parsers(parser).values()):
         for action in verb._actions:  # noqa: SLF001 - argparse has no other way
-            if action.dest in _FUNCTIONS:
+            if action.dest in _FUNCTIONS and action.choices is None:
                 name = f"_qmonctl_{_FUNCTIONS[action.dest]}"
                 action.complete = {shell: f"({name})" if shell == "fish" else name}  # type: ignore[attr-defined] # shtab's
             if action.dest == "command":
@@ -145,8 +142,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _functions(shell: str) -> str:
-    events = " ".join(event.name for event in PUBLIC)
-    return _SCRIPTS[shell].replace("@EVENTS@", events).replace("@ARCHITECTURES@", _ARCHITECTURES)
+    events = " ".join([*(event.name for event in PUBLIC), *groups()])
+    script = _SCRIPTS[shell].replace("@EVENTS@", events)
+    return script.replace("@ARCHITECTURES@", " ".join(ARCHITECTURES))
 
 
 def _words(options: argparse.Namespace) -> list[str]:

@@ -12,6 +12,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 
+from qmond.events.architectures import ARCHITECTURES
 from qmond.events.groups import resolve
 from qmond.events.table import FIELDS, NUMBER
 from qmond.units import parse_seconds
@@ -24,14 +25,6 @@ KEYS: Final = frozenset(field.key for field in FIELDS)
 _LAST_MAX: Final = 100_000
 _PIDS_MAX: Final = 1024
 _WHERE_MAX: Final = 4096
-_TARGETS: Final = frozenset(
-    """
-    aarch64 aarch64_be alpha arm armeb cris hexagon hppa i386 loongarch64 m68k microblaze
-    microblazeel mips mips64 mips64el mipsel mipsn32 mipsn32el nios2 or1k ppc ppc64 ppc64le riscv32
-    riscv64 s390x sh4 sh4eb sparc sparc32plus sparc64 x86_64 xtensa xtensaeb
-    """.split()  # noqa: SIM905 - readable, for once
-)
-"""The guest architectures of qemu-user: configs/targets/*-linux-user.mak, QEMU 7.2 to 9.2."""
 
 
 class Events(NamedTuple):
@@ -51,11 +44,11 @@ def _events(value: object) -> Events:
 def _arch(value: object) -> frozenset[str]:
     names = [name.lower() for name in _strings(value, "guest architectures")]
     for name in names:
-        if name not in _TARGETS:
-            close = " or ".join(get_close_matches(name, sorted(_TARGETS)))
+        if name not in ARCHITECTURES:
+            close = " or ".join(get_close_matches(name, ARCHITECTURES))
             raise ValueError(
                 f"unknown: {name}{f', perhaps {close}' if close else ''}; "
-                f"there are {', '.join(sorted(_TARGETS))}; `where` takes any other: "
+                f"there are {', '.join(ARCHITECTURES)}; `where` takes any other: "
                 f'arch == "{name}"'
             )
     return frozenset(names)

@@ -28,6 +28,8 @@ BEGIN = {
 LINES = [
     ("tail --event READ,WRITE,SIGNAL_G", "tail --event READ,WRITE,SIGNAL_GENERATE"),
     ("tail --event REA", "tail --event READ"),
+    ("tail --event EXEC,iden", "tail --event EXEC,identity"),
+    ("tail -o sho", "tail -o short"),
     ("tail --not-event EXEC,SOCK", "tail --not-event EXEC,SOCKET"),
     ("tail --arch aarch64,mips64e", "tail --arch aarch64,mips64el"),
     ("tail --guest /opt/gu", "tail --guest /opt/guest-1"),
