@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["in_first_pid_namespace", "own_id_in"]
+__all__ = ["in_first_pid_namespace", "is_hosts", "own_id_in"]
 
 _FIRST: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_KTHREADD: Final = "2"
+_PF_KTHREAD: Final = 0x00200000  # include/linux/sched.h
 
 
 def in_first_pid_namespace() -> bool:
@@ -20,12 +22,18 @@ def in_first_pid_namespace() -> bool:
 
 
 def own_id_in(procfs: Path) -> int | None:
-    """Return this process' ID in the host's procfs, mounted at a path.
-
-    None if it is not the host's, or if this user may not look: only root may.
-    """
+    """Return this process' ID in the host's procfs; None if what is mounted there is not that."""
     try:
-        is_hosts = os.readlink(procfs / "1/ns/pid") == _FIRST
-        return int(os.readlink(procfs / "self")) if is_hosts else None
+        return int(os.readlink(procfs / "self")) if is_hosts(procfs) else None
     except OSError:
         return None
+
+
+def is_hosts(procfs: Path) -> bool:
+    """Whether a procfs has the host's process IDs: only then has it kernel threads."""
+    try:
+        stat = (procfs / _KTHREADD / "stat").read_bytes()
+        flags = int(stat[stat.rindex(b")") + 1 :].split()[6])  # proc(5)
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _PF_KTHREAD)

@@ -90,7 +90,8 @@ def _is_whole(command: str) -> bool:
 class Likeness:
     """Compares output that a page shows with what came, for all commands of that page.
 
-    Every time is like every other one, and so is a figure with a decimal point. `…` stands for
+    Every time is like every other one. So is a figure with a decimal point, or a count of events,
+    or of what is not shown (`and 32 more`). `…` stands for
     any text. A number of four digits or more, such as a process ID, stands for one other number,
     the same on the whole page. Columns may have other widths.
     """
@@ -143,6 +144,7 @@ _TOKENS: Final = re.compile(
         | \d{4}-\d\d-\d\d
         | \d{8}T\d{6}
     )
+    | (?P<count>\d+(?=\ (?:events|more)\b))
     | (?P<figure>\d+\.\d+(?![.\d]))
     | (?P<address>\d+(?:\.\d+){3}(?::\d+)?)
     | (?P<number>(?<![\w.:])\d{4,}(?![\w.]))
@@ -158,6 +160,8 @@ def _pattern(token: re.Match[str], numbers: list[str]) -> str:
     kind, text = token.lastgroup, token[0]
     if kind == "time":
         return re.sub(r"\d+", r"\\d+", re.escape(text))
+    if kind == "count":
+        return r"\d+"
     if kind == "figure":
         return r"\d+\.\d+"
     if kind == "any":

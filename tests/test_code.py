@@ -122,7 +122,6 @@ TESTED_TOGETHER = {
     "looker.requests": "looker/test_asking",
     "looker.scan": "looker/test_asking",
     "looker.waiting": "looker/test_asking",
-    "namespaces": "ctl/test_recording",
     "outputs.exporter": "outputs/test_metrics",
     "outputs.exposition": "outputs/test_metrics",
     "outputs.journal": "test_messages",

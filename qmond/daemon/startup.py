@@ -22,7 +22,7 @@ from qmond.bpf.load import Options, fingerprint, names
 from qmond.bpf.probes import Probes
 from qmond.daemon.checkpoint import LAYOUT, Checkpoint, State
 from qmond.log.writer import EventLog
-from qmond.processes import procfs
+from qmond.namespaces import is_hosts
 from qmond.systemd import fdstore as store
 
 __all__ = [
@@ -108,7 +108,7 @@ def obtain(options: Options, found: Mapping[str, int]) -> Kernel:
 
 def restrictions(root: Path) -> list[str]:
     """Return what the daemon cannot do where `root` is not the host's procfs."""
-    if procfs.is_hosts(root):
+    if is_hosts(root):
         return []
     return [
         (

@@ -19,7 +19,6 @@ __all__ = [
     "PROC",
     "Stat",
     "alive",
-    "is_hosts",
     "parse_auxv",
     "parse_cgroup",
     "parse_nspid",
@@ -40,8 +39,6 @@ PROC: Final = Path("/proc")
 
 _AT_EXECFN: Final = 31
 _DEAD: Final = "Z"
-_KTHREADD: Final = 2
-_PF_KTHREAD: Final = 0x00200000  # Linux' include/linux/sched.h
 _PATH_MAX: Final = 4096
 
 
@@ -53,7 +50,6 @@ class Stat:
     state: str
     ppid: int
     start: int
-    is_kernel_thread: bool = False
 
 
 def parse_stat(data: bytes) -> Stat:
@@ -65,7 +61,6 @@ def parse_stat(data: bytes) -> Stat:
         state=rest[0].decode(),
         ppid=int(rest[1]),
         start=int(rest[19]),
-        is_kernel_thread=bool(int(rest[6]) & _PF_KTHREAD),
     )
 
 
@@ -148,14 +143,6 @@ def read_exe(pid: int, root: Path = PROC) -> bytes:
     """Read the path of the executable. Raises OSError for kernel threads and ended processes."""
     path = os.readlink(os.fsencode(root / str(pid) / "exe"))
     return path.removesuffix(b" (deleted)")
-
-
-def is_hosts(root: Path = PROC) -> bool:
-    """Whether a procfs has the host's process IDs: only then has it kernel threads."""
-    try:
-        return read_stat(_KTHREADD, root).is_kernel_thread
-    except (OSError, ValueError):
-        return False
 
 
 def read_own_pid(pid: int, root: Path = PROC) -> int:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from struct import pack
 
 import pytest
@@ -48,12 +47,3 @@ def test_process_ids_of_every_namespace() -> None:
     with pytest.raises(ValueError, match="no NSpid"):
         procfs.parse_nspid(b"Name:\tx\n")
     assert procfs.read_own_pid(os.getpid()) == os.getpid()
-
-
-def test_only_the_hosts_procfs_has_kernel_threads(tmp_path: Path) -> None:
-    assert not procfs.is_hosts(tmp_path)
-    (tmp_path / "2").mkdir()
-    (tmp_path / "2/stat").write_bytes(b"2 (kthreadd) S 0 0 0 0 -1 2129984" + b" 0" * 20)
-    assert procfs.is_hosts(tmp_path)
-    (tmp_path / "2/stat").write_bytes(b"2 (kthreadd) S 0 0 0 0 -1 4194560" + b" 0" * 20)
-    assert not procfs.is_hosts(tmp_path)
