@@ -116,7 +116,7 @@ class _Where:
     def __call__(self, values: dict[str, Any]) -> bool:
         try:
             return self._program.execute({name: values.get(name) for name in self._names}) is True
-        except (RuntimeError, TypeError, ValueError):
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             return False  # the expression does not fit this line: a null has no contains()
 
 
