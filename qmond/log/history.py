@@ -29,6 +29,8 @@ _NO_END: Final = 1 << 63
 # In JSON, a quote in a text has a backslash before it: no guest can forge these.
 _SEQ: Final = re.compile(rb',"seq":(\d+)')
 _TIME: Final = re.compile(rb',"time":"([^"]+)"')
+_YEAR_9999: Final = 253402300799.0
+"""The last second of that year, in seconds since 1970."""
 
 
 def number_of(line: bytes) -> int:
@@ -44,8 +46,11 @@ def time_of(line: bytes) -> bytes:
 
 
 def time_text(moment: float) -> bytes:
-    """Return a time in seconds since 1970 as lines have it: texts of times compare as times."""
-    seconds, us = divmod(round(moment * 1_000_000), 1_000_000)
+    """Return a time in seconds since 1970 as lines have it: texts of times compare as times.
+
+    Times before 1970 or after 9999 would not: they are as that year's first or last second.
+    """
+    seconds, us = divmod(round(min(max(moment, 0), _YEAR_9999) * 1_000_000), 1_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode() + b".%06dZ" % us
 
 

@@ -61,6 +61,14 @@ def test_from_a_moment_on(log: list[Path]) -> None:
         assert numbers(history.since(moment + 3600)) == []
 
 
+@pytest.mark.parametrize(
+    ("moment", "count"), [(-8.6e16, 50), (-5e10, 50), (0.0, 50), (2.6e11, 0), (1e18, 0)]
+)
+def test_from_a_moment_that_no_line_can_have(log: list[Path], moment: float, count: int) -> None:
+    with History(log[-1].parent) as history:
+        assert len([*history.since(moment)]) == count
+
+
 def test_up_to_a_place(log: list[Path]) -> None:
     place = Position.at(log[2].stat(), len(span(41, 45)))
     with History(log[0].parent, place) as history:
