@@ -352,3 +352,22 @@ def test_rights_that_are_gone_are_gone_at_once(
         assert reasons(caplog) == ["Forbidden", "Forbidden"]
 
     play(tmp_path / "s", scenario)
+
+
+def test_a_tail_that_has_yet_to_begin_is_refused_when_rights_change(tmp_path: Path) -> None:
+    """An `end` would be that of a tail which never began."""
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        peer.writer.write(b'{"id":7,"op":"tail","args":{"where":"fd >= 0"}}\n')
+        while not any(connection.tail.feed for connection in hub.audience):
+            await asyncio.sleep(0)
+        setattr(hub.audience, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
+        hub.configure(hub.settings)
+        refused = await peer.get()
+        assert refused["id"] == 7
+        assert "what you may see has changed" in refused["error"]["message"]
+        assert "ok" in await peer.ask('{"op":"tail","args":{"where":"fd >= 0"}}')
+
+    play(tmp_path / "s", scenario)
