@@ -221,6 +221,8 @@ def test_a_text_in_an_expression_binds_no_name() -> None:
         ("fd == 0 && pdi == 1", "column 12: no line has a key pdi"),
         ("fd == 0 && nosuch(1)", "column 12: there is no nosuch()"),
         ("(" * 2000, "column"),
+        ("(" * 200 + "1" + ")" * 200, "column 97: Recursion limit of 96 exceeded"),
+        ("'<input>:7:7: no' ==", "column 21: mismatched input"),
         ("argv.exists(a, a == b)", "no line has a key b"),
         ("'pdi' == 'x' && pdi == 1", "column 17: no line has a key pdi"),
         ("pid == 1 &&\n fd ==", "line 2, column 7: mismatched input"),
