@@ -208,7 +208,7 @@ class Daemon:
             ),
             listening(
                 metrics.listen,
-                lambda: group_id(self.config.socket.group),
+                lambda: self._entrance.group,
                 lambda listener: self.front.give("metrics", listener),
             ),
             write_forever(metrics, self.metrics.file),

@@ -19,13 +19,15 @@ _log = logging.getLogger(__name__)
 class Entrance:
     """The listening socket at a path, whose lock the caller holds.
 
-    A descriptor that is `given`, a socket unit's, stays there at the end.
+    A descriptor that is `given`, a socket unit's, stays there at the end. `group` is the number of
+    socket.group, or None if there is no such group, as it was last looked up.
     """
 
     def __init__(self, path: Path, config: Socket, given: int | None = None) -> None:
         """Bind it. Raises QmondError."""
         self._path = path
         self._config = config
+        self.group = group_id(config.group)
         self._backlog = config.max_clients
         self._is_ours = given is None
         self._is_given_up = False
@@ -38,7 +40,7 @@ class Entrance:
 
     def _bind(self) -> socket.socket:
         self._path.unlink(missing_ok=True)  # left by one that was killed: the lock is ours
-        return bind_unix(self._path, group_id(self._config.group))
+        return bind_unix(self._path, self.group)
 
     def renew(self) -> socket.socket | None:
         """Bind it anew where it was shut down, and return it then; called once a second.
@@ -67,29 +69,29 @@ class Entrance:
 
         Raises ConfigError, and then nothing has changed.
         """
+        group = group_id(config.group)
         if self._is_ours:
             try:
-                admit(self._path, group_id(config.group))
+                admit(self._path, group)
             except OSError as error:
                 fault = (
                     f"socket.group: {self._path} cannot be {config.group}'s: {error.strerror}; "
                     "a service gets a group of another name or number when it is restarted"
                 )
                 raise ConfigError([fault]) from error
-        self._config = config
+        self._config, self.group = config, group
         self._say_who_may()
 
     def _say_who_may(self) -> None:
         """Log what the groups mean that do not exist, and what systemd's socket does not allow."""
         config = self._config
-        group = group_id(config.group)
-        if group is None:
+        if self.group is None:
             _log.info("there is no group %s: only root is served", config.group)
         elif group_id(config.payload_group) is None:
             _log.info("there is no group %s: only root sees content", config.payload_group)
-        if group is not None and not self._is_ours:
+        if self.group is not None and not self._is_ours:
             with contextlib.suppress(OSError):
-                if self._path.stat().st_gid != group:
+                if self._path.stat().st_gid != self.group:
                     _log.warning(
                         "%s is not for the group %s: set SocketGroup= of qmond.socket",
                         self._path,

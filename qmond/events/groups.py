@@ -48,7 +48,7 @@ def resolve(words: Iterable[str], names: Iterable[str] = _PUBLIC) -> list[str]:
     What `-WORD` takes out is not in the result. Where all words are such, they take out of
     `default`. Raises ValueError where a word is unknown, or where no event is left.
     """
-    names, words = list(names), list(words)
+    names, words = list(names), list(dict.fromkeys(words))
     if not words:
         return []
     meant = groups(names) | {name: [name] for name in names}
@@ -63,8 +63,9 @@ def resolve(words: Iterable[str], names: Iterable[str] = _PUBLIC) -> list[str]:
             f"and the events {', '.join(names)}"
         )
     included = [word for word in words if not word.startswith("-")]
+    excluded = [word for word in words if word.startswith("-")]
     chosen = {name for word in included or ["default"] for name in events(word)}
-    chosen -= {name for word in words if word not in included for name in events(word)}
+    chosen -= {name for word in excluded for name in events(word)}
     if not chosen:
         raise ValueError(f"no event is left: {', '.join(words)}")
     return [name for name in names if name in chosen]

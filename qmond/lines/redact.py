@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from posixpath import basename
 from typing import Any, Final
 
 import orjson
@@ -70,8 +71,7 @@ class Redactor:
         for rule, pattern in self._patterns:
             if rule.events and event.name not in rule.events:
                 continue
-            guests = [values.get(key) or "" for key in ("guest", "guest_path")]
-            if rule.guest and not any(fnmatchcase(guest, rule.guest) for guest in guests):
+            if rule.guest and not _is_of(rule.guest, values):
                 continue
             if rule.path and not fnmatchcase(path, rule.path):
                 continue
@@ -85,6 +85,12 @@ class Redactor:
         if exact in values:
             line = _replaced(line, exact, b'"%b"' % base64.b64encode(hidden))
         return line
+
+
+def _is_of(glob: str, values: dict[str, Any]) -> bool:
+    """Whether a line is of such a guest, by its path or its file name: more is masked than less."""
+    paths = [values.get(key) or "" for key in ("guest", "guest_path")]
+    return any(fnmatchcase(name, glob) for path in paths for name in (path, basename(path)))
 
 
 def withheld(line: bytes, event: Event) -> bytes:

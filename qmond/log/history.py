@@ -7,6 +7,7 @@ read by number, a GAP stands for lines that are gone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -29,6 +30,8 @@ _NO_END: Final = 1 << 63
 # In JSON, a quote in a text has a backslash before it: no guest can forge these.
 _SEQ: Final = re.compile(rb',"seq":(\d+)')
 _TIME: Final = re.compile(rb',"time":"([^"]+)"')
+_YEAR_9999: Final = 253402300799.0
+"""The last second of that year, in seconds since 1970."""
 
 
 def number_of(line: bytes) -> int:
@@ -44,25 +47,36 @@ def time_of(line: bytes) -> bytes:
 
 
 def time_text(moment: float) -> bytes:
-    """Return a time in seconds since 1970 as lines have it: texts of times compare as times."""
-    seconds, us = divmod(round(moment * 1_000_000), 1_000_000)
+    """Return a time in seconds since 1970 as lines have it: texts of times compare as times.
+
+    Times before 1970 or after 9999 would not: they are as that year's first or last second.
+    """
+    seconds, us = divmod(round(min(max(moment, 0), _YEAR_9999) * 1_000_000), 1_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode() + b".%06dZ" % us
 
 
 class History:
-    """The files of a log as they are now, up to a position."""
+    """The files of a log as they are now, up to an end.
 
-    def __init__(self, directory: Path, end: Position | None = None) -> None:
+    That is the line before the one whose number is `following`. Only where lines have no numbers,
+    it is a position: the number of an inode may be used again.
+    """
+
+    def __init__(
+        self, directory: Path, end: Position | None = None, following: int | None = None
+    ) -> None:
         """List the files. Raises OSError."""
         live = _live(directory)
         files = [*map(_File, rotated_files(directory)), live]
-        last = end or live.place(_NO_END)
+        last = end if end and following is None else live.place(_NO_END)
         # the last file may have been rotated meanwhile: newer files are left out
         at = next((at for at, file in enumerate(files) if file.has(last)), None)
         self._most = _NO_END if at is None else last.offset
         self._files = files if at is None else files[: at + 1]
         if live not in self._files:
             live.close()
+        self._following = following or _NO_END
+        self._newest = [] if following is None else self._of_this_boot()
 
     def __enter__(self) -> Self:
         return self
@@ -98,17 +112,9 @@ class History:
 
         A file has lines of one boot only, so its numbers rise.
         """
-        chosen: list[_File] = []
-        later = _NO_END
-        for file in reversed(self._files):
-            number = number_of(file.first() or b"")
-            if number > later:
-                break  # of an earlier boot
-            later = number or later
-            chosen.insert(0, file)
-            if 0 < number <= first:
-                file.skip_to(first)
-                break
+        chosen = self._of_this_boot(first)
+        if chosen and 0 < number_of(chosen[0].first() or b"") <= first:
+            chosen[0].skip_to(first)
         expected = first
         for line in self._read(chosen):
             number = number_of(line)
@@ -133,6 +139,20 @@ class History:
             later = number or later
         return later
 
+    def _of_this_boot(self, first: int = 1) -> list[_File]:
+        """Return the files of this boot, from that on which may have the line of a number."""
+        chosen: list[_File] = []
+        later = _NO_END
+        for file in reversed(self._files):
+            number = number_of(file.first() or b"")
+            if number > later:
+                break
+            later = number or later
+            chosen.insert(0, file)
+            if 0 < number <= first:
+                break
+        return chosen
+
     def _from(self, is_before: Callable[[bytes], bool]) -> list[_File]:
         """Return the last file whose first line is before the wanted ones, and all newer files."""
         chosen: list[_File] = []
@@ -146,11 +166,15 @@ class History:
 
     def _read(self, files: list[_File]) -> Iterator[bytes]:
         for file in files:
-            if file is self._files[-1]:
-                yield from file.lines(self._most)
-            else:
-                yield from file.lines(_NO_END)
+            is_last = file is self._files[-1]
+            lines = file.lines(self._most if is_last else _NO_END)
+            yield from _before(self._following, lines) if file in self._newest else lines
+            if not is_last:
                 file.close()
+
+
+def _before(number: int, lines: Iterator[bytes]) -> Iterator[bytes]:
+    return itertools.takewhile(lambda line: number_of(line) < number, lines)
 
 
 def _live(directory: Path) -> _File:

@@ -312,7 +312,7 @@ class ProcessTable:
         """Trust a process again; the same command may have been executed in another directory."""
         if known.cwd is not None:
             self._texts.drop(known.cwd)
-            known = self._processes[known.pid] = replace(known, cwd=None).rendered()
+            known = self._processes[known.pid] = _kept(replace(known, cwd=None).rendered())
         self._unconfirmed.pop(known.pid, None)
         self._changed(known.pid)
         return known
@@ -342,7 +342,7 @@ class ProcessTable:
         kept = replace(process, argv=argv, guest=guest, cwd=cwd)
         if (guest, cwd) != (process.guest, process.cwd):
             kept = kept.rendered()
-        return kept if len(kept.suffix) <= _LONG else replace(kept, suffix=b"")  # see _shown
+        return _kept(kept)
 
     def _drop_texts(self, process: Process) -> None:
         for text in (process.argv, process.guest or b"", process.cwd or b""):
@@ -366,6 +366,11 @@ class ProcessTable:
         if known is not None and found.start == known.start:  # it executes another program
             found = replace(found, tree=known.tree)
         return self.adopt(found)
+
+
+def _kept(process: Process) -> Process:
+    """Return a process without a long suffix, which is rendered again when it is shown."""
+    return process if len(process.suffix) <= _LONG else replace(process, suffix=b"")
 
 
 def parse_names(data: bytes) -> bytes | None:

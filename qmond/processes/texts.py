@@ -1,4 +1,4 @@
-"""Command lines and guest paths: each distinct text is kept once, within a budget.
+"""Command lines, guest paths and directories: each distinct text is kept once, within a budget.
 
 Each may have 4,096 bytes, and a host tens of thousands of processes.
 """

@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
             reason = "who may ask has changed, and you may not any more"
             self._cut_off(RequestError("Forbidden", reason))
         elif self.tail.feed and rights.content != before.content:
-            self.tail.ended("what you may see has changed: ask again")
+            self.tail.feed.end("what you may see has changed: ask again")
 
     def finish(self) -> None:
         """Hang up once everything is sent."""

@@ -102,7 +102,9 @@ class Feed(asyncio.Protocol):
         if self._is_closed:
             self.close()
         else:
-            whole = {**request, "end": [*start.end], "members": [*start.members]}
+            following = start.seq if self._numbered else None
+            place = {"end": [*start.end], "following": following, "members": [*start.members]}
+            whole = {**request, **place}
             self._send_request(orjson.dumps(whole) + b"\n")
         try:
             status = await ended
@@ -110,7 +112,7 @@ class Feed(asyncio.Protocol):
         finally:
             self._input.close()
             self._output.close()
-        self._report_end(status)
+        self.end(_reason(status))
 
     def _forget_before(self, seq: int) -> None:
         """Forget lines that the reader finds in the log: those before a number."""
@@ -156,12 +158,11 @@ class Feed(asyncio.Protocol):
         if self._output is None or self._output.is_closing():
             self._output_ended.set()
 
-    def _report_end(self, status: int | None) -> None:
-        """Tell the sink that the reader has ended."""
+    def end(self, reason: str) -> None:
+        """Tell the sink that no more lines come, and why."""
         if self._is_closed:
             return
         self._is_closed = True
-        reason = _reason(status)
         if not self._has_answered:
             self._sink.answered({"error": {"class": "Failed", "message": reason}})
         else:

@@ -116,7 +116,7 @@ class _Where:
     def __call__(self, values: dict[str, Any]) -> bool:
         try:
             return self._program.execute({name: values.get(name) for name in self._names}) is True
-        except (RuntimeError, TypeError, ValueError):
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             return False  # the expression does not fit this line: a null has no contains()
 
 
@@ -151,10 +151,12 @@ def _place(text: str, name: str) -> tuple[int, int]:
 
 def _not_parsed(text: str, message: str) -> RequestError:
     """Return the refusal of an expression that CEL's parser does not take."""
-    found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n]+)", message)
+    told = message.partition(text)[2] or message  # it repeats the expression first
+    found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n]+)", told)
     if found is None:
         return RequestError("BadArgument", f"where: {message.splitlines()[0]}")
-    return _wrong(text, (int(found[1]), int(found[2])), found[3])
+    inner = re.search(r'\bmsg: "([^"]+)"', found[3])  # of an error as the parser's own code has it
+    return _wrong(text, (int(found[1]), int(found[2])), inner[1] if inner else found[3])
 
 
 def _wrong(

@@ -138,7 +138,12 @@ def parse_request(line: bytes) -> Request:
         raise RequestError("BadRequest", "op: a string is needed, such as status")
     if not isinstance(args, dict):
         raise RequestError("BadRequest", "args: an object is needed")
-    return Request(op=op, id=message.get("id"), args=args)
+    request = Request(op=op, id=message.get("id"), args=args)
+    try:
+        orjson.dumps(_identified(request.id))
+    except orjson.JSONEncodeError as error:  # what can be read can be too deep to be written
+        raise RequestError("BadRequest", "id: this is nested too deeply") from error
+    return request
 
 
 def parse_selection(args: dict[str, Any], configured: int, now: float) -> Selection:

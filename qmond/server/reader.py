@@ -50,8 +50,6 @@ _NICE: Final = 15
 _CHUNK: Final = 1 << 16
 _MOMENT: Final = 0.2
 """Seconds in which the front writes on, where it has more."""
-_YEAR_9999: Final = 253402300799.0
-"""The last second of that year: the texts of later times do not compare as times."""
 _LONG: Final = 60.0
 """Seconds after which the clock is read again: it may be set while a reader waits."""
 
@@ -173,7 +171,7 @@ def _serve(request: dict[str, Any], source: _Source, sink: BinaryIO) -> None:
     line_filter = _cpu_bounded_by_line(chosen) if selection.where else chosen
     choose, directory = _Chooser(line_filter, selection.until), Path(request["log"])
     if selection.of_the_past:
-        with History(directory, Position(*request["end"])) as history:
+        with History(directory, Position(*request["end"]), request["following"]) as history:
             _write(_past(history, selection, choose), sink)
     chosen.add_members(request["members"])
     if selection.follow and not choose.is_over:
@@ -212,7 +210,7 @@ class _Chooser:
     def __init__(self, line_filter: LineFilter, until: float | None) -> None:
         self.is_over = False
         self._filter = line_filter
-        self._last = b"" if until is None else time_text(min(until, _YEAR_9999))
+        self._last = b"" if until is None else time_text(until)
         self._over = b"" if until is None else time_text(until + UNTIL_GRACE)
 
     def __call__(self, lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -120,11 +120,9 @@ class Tail:
                 start = await source.tree(selection.tree)
             await feed.run({**asked, "log": source.log.path}, start)
         except (OSError, ProtocolError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
             if self.feed is feed:
                 self.stop()
-                failed = RequestError("Failed", f"no reader could be started: {why}")
-                self._conclude(refusal(self._request.id, failed))
+                self._conclude(refusal(self._request.id, _not_started(error)))
 
     def stop(self) -> None:
         """Send no more lines; those that were dropped are reported."""
@@ -222,3 +220,11 @@ class Tail:
         """Tell the client that no more lines follow."""
         self.stop()
         self._conclude(farewell(self._request.id, reason))
+
+
+def _not_started(error: OSError | ProtocolError) -> RequestError:
+    """Return why there is no reader; what the core refuses has its own reason."""
+    if isinstance(error, RequestError):
+        return error
+    why = error.strerror if isinstance(error, OSError) else error
+    return RequestError("Failed", f"no reader could be started: {why}")

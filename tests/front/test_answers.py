@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -21,7 +22,7 @@ from qmond.front.answers import operations
 from qmond.front.core import Core
 from qmond.lines.encoder import Encoder
 from qmond.processes.table import Process
-from qmond.server.access import bind_unix
+from qmond.server.access import Peer, Rights, bind_unix
 from qmond.server.hub import Hub
 from qmond.server.operations import Answer
 from qmond.server.protocol import ANSWER_MAX
@@ -133,6 +134,24 @@ def test_what_is_too_long_is_cut_after_what_fits(tmp_path: Path, size: int) -> N
         assert ANSWER_MAX - 2 * row < len(orjson.dumps(tree)) <= ANSWER_MAX
 
     asked(tmp_path / "s", processes(size), ask)
+
+
+def test_trees_leave_time_for_all_else() -> None:
+    rows = [{"pid": pid, "ppid": pid // 2, "argv": ["x" * 20] * 20} for pid in range(1, 4000)]
+    text = orjson.dumps(rows)
+
+    async def ask(_op: str) -> Answer:
+        return Answer(text[:])
+
+    async def run() -> float:
+        tree = operations(cast("Core", SimpleNamespace(ask=ask)), list)["tree"].answer
+        peer, rights = Peer(1, 1, 1, frozenset()), Rights(ask=True, content=False, control=False)
+        began, used = time.monotonic(), time.thread_time()
+        while time.monotonic() - began < 2:
+            await tree({}, peer, rights)
+        return (time.thread_time() - used) / (time.monotonic() - began)
+
+    assert asyncio.run(run()) < 0.6  # a quarter, and what may be spent at once
 
 
 def test_who_asks_for_trees_without_end_keeps_no_other_question_waiting(tmp_path: Path) -> None:

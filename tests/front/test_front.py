@@ -288,10 +288,26 @@ def test_a_group_that_the_socket_cannot_be_given_to_changes_nothing(
 
     entrance = Entrance(tmp_path / "s", Socket())
     monkeypatch.setattr("qmond.daemon.entrance.admit", refuse)
+    monkeypatch.setattr("qmond.daemon.entrance.group_id", {"games": 60}.get)
+    before = entrance.group
     with pytest.raises(ConfigError, match=r"socket.group: .*games's: not permitted"):
         entrance.admit(Socket(group="games"))
+    assert entrance.group == before
     entrance.close()
     assert not (tmp_path / "s").exists()
+
+
+def test_a_group_is_looked_up_when_it_is_to_be_admitted_and_at_no_other_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look-up may take long: it is made where the daemon's own work waits for it."""
+    monkeypatch.setattr("qmond.daemon.entrance.group_id", lambda _: os.getgid())
+    entrance = Entrance(tmp_path / "s", Socket())
+    monkeypatch.setattr("qmond.daemon.entrance.group_id", lambda _: None)
+    assert entrance.group == os.getgid()
+    entrance.admit(Socket())
+    assert entrance.group is None
+    entrance.close()
 
 
 def test_viewers_do_not_see_what_is_taken_out() -> None:

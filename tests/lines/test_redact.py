@@ -15,7 +15,7 @@ from qmond.config.keys import parse_config
 from qmond.config.rules import DEFAULT_RULES, Rule, compile_pattern
 from qmond.errors import ConfigError
 from qmond.events.records import RECORD_FORMAT, Flag
-from qmond.events.table import NUMBER
+from qmond.events.table import BY_NAME, NUMBER
 from qmond.lines.encoder import Encoder
 from qmond.lines.masking import Allowance
 from qmond.lines.redact import Redactor
@@ -86,6 +86,25 @@ def test_paths_are_texts_too() -> None:
 def test_where_a_rule_counts(rule: Rule, shown: list[str]) -> None:
     one, two = encoded(write(b"moon moon"), record("TRACK_OPENAT", b"/moon"), rules=(rule,))
     assert [one["buf"], two["file"]] == shown
+
+
+@pytest.mark.parametrize(
+    ("glob", "is_masked"),
+    [
+        ("./sh", True),
+        ("/opt/arm/*", True),
+        ("sh", True),
+        ("*arm*", True),
+        ("ash", False),
+        ("arm", False),
+        ("/bin/*", False),
+    ],
+)
+def test_the_guests_of_a_rule(glob: str, is_masked: bool) -> None:  # noqa: FBT001
+    row = {"buf": "moon", "guest": "./sh", "guest_path": "/opt/arm/sh"}
+    text = json.dumps(row, separators=(",", ":")).encode()
+    masked = Redactor((Rule("moon", guest=glob),)).line(text, BY_NAME["WRITE"], b"moon")
+    assert json.loads(masked)["buf"] == ("*****" if is_masked else "moon")
 
 
 @given(st.lists(st.binary(max_size=60) | st.just(b"password=hunter2"), max_size=30))

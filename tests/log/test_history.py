@@ -61,6 +61,14 @@ def test_from_a_moment_on(log: list[Path]) -> None:
         assert numbers(history.since(moment + 3600)) == []
 
 
+@pytest.mark.parametrize(
+    ("moment", "count"), [(-8.6e16, 50), (-5e10, 50), (0.0, 50), (2.6e11, 0), (1e18, 0)]
+)
+def test_from_a_moment_that_no_line_can_have(log: list[Path], moment: float, count: int) -> None:
+    with History(log[-1].parent) as history:
+        assert len([*history.since(moment)]) == count
+
+
 def test_up_to_a_place(log: list[Path]) -> None:
     place = Position.at(log[2].stat(), len(span(41, 45)))
     with History(log[0].parent, place) as history:
@@ -72,6 +80,24 @@ def test_up_to_a_place(log: list[Path]) -> None:
     log[2].write_bytes(span(51, 60))
     with History(log[0].parent, place) as history:
         assert numbers(history.numbers(30)) == list(range(30, 46)), "its file was rotated since"
+
+
+def test_up_to_a_place_whose_file_is_gone(log: list[Path]) -> None:
+    gone = log[2].with_name("gone")
+    gone.write_bytes(span(48, 50))
+    place = Position.at(gone.stat(), 7)
+    gone.unlink()
+    log[0].with_name("events-20261101T080000.000000Z.jsonl").write_bytes(span(900, 950))
+    with History(log[0].parent, place, 45) as history:
+        assert numbers(history.numbers(30)) == list(range(30, 45))
+        assert next(numbers(lines) for lines in history.backwards()) == list(range(41, 45))
+        assert numbers(history.lines()) == [*range(900, 951), *range(1, 45)], "of two boots"
+    with History(log[0].parent, place, 41) as history:
+        assert numbers(history.numbers(41)) == []
+    log[2].rename(log[2].with_name("events-20261129T080000.000000Z.jsonl"))
+    log[2].write_bytes(span(51, 60))
+    with History(log[0].parent, place, 45) as history:
+        assert numbers(history.numbers(30)) == list(range(30, 45)), "there are two such files"
 
 
 def test_compressed_files_are_the_same(log: list[Path]) -> None:

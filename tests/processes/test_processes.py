@@ -205,6 +205,25 @@ def test_directories_are_within_the_budget_too() -> None:
     assert processes[19_999].suffix == b',"arch":"arm","guest":"x"'
 
 
+def test_what_is_trusted_again_costs_no_more_than_before() -> None:
+    asked = Asked()
+    processes = table(asked)
+    for pid in range(1000):
+        processes.image(image(pid, b"qemu-arm", b"\1" * 4000, cwd=b"top/"))
+    rows = list(processes)
+    processes.doubt(lambda _pid: True)
+    tracemalloc.start()
+    try:
+        for row in rows:
+            processes[row.pid]
+            asked.answers[row.pid](replace(row, cwd=None))
+        cost, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cost < 2 << 20
+    assert len(processes[0].suffix) > 6 * 4000
+
+
 def test_a_text_is_kept_once_within_the_budget() -> None:
     texts = Texts(1000)
     first = texts.take(b"a" * 600)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def play(
     path: Path,
     scenario: Scenario,
     operations: Mapping[str, Operation] | None = None,
+    tree: Callable[[int], Awaitable[LiveStart]] | None = None,
     **settings: Any,
 ) -> None:
     """Run a scenario against a hub of its own, whose log is beside the socket."""
@@ -112,7 +113,7 @@ def play(
             dropped=lambda count: b'{"event":"DROPPED","count":%d}\n' % count,
             log=Log(str(path.parent)),
             follow=live_start,
-            tree=live_start,
+            tree=tree or live_start,
         )
         hub = Counting(FrontSettings(configured=ALL, **settings), source)
         await hub.listen(bind_unix(path, None))

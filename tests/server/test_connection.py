@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from serving import LIMIT, Connect, batch, line, numbered, play
 
+from qmond.errors import RequestError
 from qmond.namespaces import in_first_pid_namespace
 from qmond.server.access import Rights
+from qmond.server.feed import LiveStart
 from qmond.server.hub import Hub
 from qmond.systemd.messages import MessageId
 
@@ -352,3 +354,36 @@ def test_rights_that_are_gone_are_gone_at_once(
         assert reasons(caplog) == ["Forbidden", "Forbidden"]
 
     play(tmp_path / "s", scenario)
+
+
+def test_a_tail_that_has_yet_to_begin_is_refused_when_rights_change(tmp_path: Path) -> None:
+    """An `end` would be that of a tail which never began."""
+
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        peer.writer.write(b'{"id":7,"op":"tail","args":{"where":"fd >= 0"}}\n')
+        while not any(connection.tail.feed for connection in hub.audience):
+            await asyncio.sleep(0)
+        setattr(hub.audience, "rights", lambda _: Rights(ask=True, content=False, control=False))  # noqa: B010
+        hub.configure(hub.settings)
+        refused = await peer.get()
+        assert refused["id"] == 7
+        assert "what you may see has changed" in refused["error"]["message"]
+        assert "ok" in await peer.ask('{"op":"tail","args":{"where":"fd >= 0"}}')
+
+    play(tmp_path / "s", scenario)
+
+
+def test_a_tree_that_the_core_refuses_is_refused_for_its_reason(tmp_path: Path) -> None:
+    async def refuse(_pid: int) -> LiveStart:
+        raise RequestError("TooManyRequests", "try again")
+
+    async def scenario(_hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        refused = await peer.ask('{"op":"tail","args":{"tree":1}}')
+        assert refused == {"error": {"class": "TooManyRequests", "message": "try again"}}
+        assert "ok" in await peer.ask('{"op":"tail"}')
+
+    play(tmp_path / "s", scenario, tree=refuse)

@@ -130,6 +130,23 @@ def test_a_switch_is_of_both_its_processes() -> None:
     assert chosen(lines, pids=[70]) == chosen(lines, tree=70) == [*map(json.loads, lines[:3])]
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1 / fd == 1",
+        "1 % fd == 1",
+        "fd + 9223372036854775807 + 1 > 0",
+        "uint(fd - 1) == 1u",
+        '{"a": fd}.b == 1',
+        "[fd][1] == 1",
+        "fd.foo == 1",
+        'timestamp("9999-12-31T23:59:59Z") + duration("9999h") > timestamp("2026-01-01T00:00:00Z")',
+    ],
+)
+def test_a_line_for_which_the_expression_fails_is_not_chosen(expression: str) -> None:
+    assert chosen([line("READ", pid=1, fd=0)], where=expression) == []
+
+
 def test_keys_can_be_chosen() -> None:
     assert chosen(READS[:1], fields=["pid", "fd"]) == [{"pid": 1, "fd": 0}]
 
@@ -204,6 +221,8 @@ def test_a_text_in_an_expression_binds_no_name() -> None:
         ("fd == 0 && pdi == 1", "column 12: no line has a key pdi"),
         ("fd == 0 && nosuch(1)", "column 12: there is no nosuch()"),
         ("(" * 2000, "column"),
+        ("(" * 200 + "1" + ")" * 200, "column 97: Recursion limit of 96 exceeded"),
+        ("'<input>:7:7: no' ==", "column 21: mismatched input"),
         ("argv.exists(a, a == b)", "no line has a key b"),
         ("'pdi' == 'x' && pdi == 1", "column 17: no line has a key pdi"),
         ("pid == 1 &&\n fd ==", "line 2, column 7: mismatched input"),

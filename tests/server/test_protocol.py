@@ -48,6 +48,7 @@ def test_a_line_too_long_is_told_once_and_the_next_is_whole() -> None:
         (b"{}", "BadRequest"),
         (b'{"op":1}', "BadRequest"),
         (b'{"op":"tail","args":[]}', "BadRequest"),
+        (b'{"op":"stop","id":%b}' % (b"[" * 254 + b"]" * 254), "BadRequest"),
     ],
 )
 def test_bad_requests_are_refused_by_class(line: bytes, kind: str) -> None:
