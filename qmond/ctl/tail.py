@@ -170,7 +170,7 @@ def run(options: argparse.Namespace) -> int:
     choice = _choice(options, times, switches=not (terminal and form == "short"))
     begin = retrying if options.follow == "retry" else once
     look = partial(_look, choice)
-    lines = begin(options.socket, choice, until=times.until, look=look, say=_say)
+    lines = begin(options.socket, choice, look=look, say=_say)
     printed = printer(form, _short(options, times, terminal=terminal), times.zone)
     out = sys.stdout.buffer
     try:
