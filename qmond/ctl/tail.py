@@ -32,14 +32,16 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from qmond.client import Choice, Client
+from qmond.ctl.commandline import listed
 from qmond.ctl.following import once, retrying
+from qmond.ctl.interrupts import end_with_reader
 from qmond.ctl.show.printing import FORMS, Short, TerminalWidth, printer
-from qmond.ctl.show.text import pointed
+from qmond.ctl.show.text import complaint, pointed
 from qmond.ctl.waiting import remark
 from qmond.ctl.when import parse_when, rfc3339
 from qmond.errors import ArgumentError, RequestError
 
-__all__ = ["add_arguments", "event_names", "run"]
+__all__ = ["add_arguments", "run"]
 
 _LINES: Final = 10
 """How many lines of the past, where nothing else is asked for: as tail(1)."""
@@ -116,7 +118,9 @@ def _add_times(when: argparse._ArgumentGroup) -> None:
     )
     end.add_argument(
         "--follow",
+        nargs="?",
         choices=("once", "retry"),
+        const="once",
         default="once",
         help="retry: reconnect when the daemon restarts, and miss nothing (default: once)",
     )
@@ -173,6 +177,7 @@ def run(options: argparse.Namespace) -> int:
     lines = begin(options.socket, choice, look=look, say=_say)
     printed = printer(form, _short(options, times, terminal=terminal), times.zone)
     out = sys.stdout.buffer
+    end_with_reader()
     try:
         for line in islice(lines, options.count):
             out.write(printed(line) + b"\n")
@@ -184,13 +189,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def event_names(values: list[str] | None) -> list[str] | None:
-    """Return the names of events in the values of an option, in upper case."""
-    return [name.upper() for name in _split(values) or ()] or None
-
-
 def _say(text: str) -> None:
-    sys.stderr.write(f"qmonctl: {text}\n")
+    sys.stderr.write(complaint(text))
 
 
 def _look(choice: Choice, client: Client) -> str:
@@ -221,18 +221,18 @@ def _times(options: argparse.Namespace) -> _Times:
 
 
 def _choice(options: argparse.Namespace, times: _Times, *, switches: bool) -> Choice:
-    if options.follow == "retry" and options.fields and "seq" not in _split(options.fields):
+    if options.follow == "retry" and options.fields and "seq" not in listed(options.fields):
         raise ArgumentError("--follow=retry needs the number of each line: add seq to --fields")
     has_start = not (options.last is options.since is options.from_seq is None)
     is_past = options.no_follow or (times.until is not None and times.until <= times.now)
     return {
-        "events": _events(_split(options.event), _split(options.not_event), switches=switches),
+        "events": _events(listed(options.event), listed(options.not_event), switches=switches),
         "pids": options.pid,
         "tree": options.tree,
-        "arch": _split(options.arch) or None,
+        "arch": listed(options.arch) or None,
         "guest": options.guest,
         "where": options.where,
-        "fields": _split(options.fields) or None,
+        "fields": listed(options.fields) or None,
         "from_seq": options.from_seq,
         "since": rfc3339(times.since) if times.since else None,
         "until": rfc3339(times.until) if times.until else None,
@@ -251,10 +251,6 @@ def _events(included: list[str], excluded: list[str], *, switches: bool) -> list
         words += [] if switches else ["-SCHED_SWITCH"]
         words = ["all", *words] if words else []
     return words or None
-
-
-def _split(values: list[str] | None) -> list[str]:
-    return [item for value in values or () for item in value.split(",")]
 
 
 def _count(text: str) -> int:

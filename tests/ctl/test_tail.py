@@ -92,7 +92,7 @@ def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_it_follows_unless_told_otherwise(path: Path) -> None:
-    for words in ((), ("-f",), ("--follow=once",), ("-fn", "0")):
+    for words in ((), ("-f",), ("--follow",), ("--follow=once",), ("-fn", "0")):
         arguments = asked_by(path, *words, status=1)
         assert arguments == {"follow": True} | ({"last": 0} if "0" in words else {})
     day = ["--until", "2023-11-14T22:13:20Z"]
@@ -221,6 +221,21 @@ def test_switches_are_left_out_on_a_terminal_alone(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert asked_by(path, PAST, *words).get("events") == events
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ("short", " " * 53 + 'fd=1 buf="vm"'),
+        ("cat", 'fd=1 buf="vm"'),
+        ("strace", " " * 16 + '*** {"fd": 1, "buf": "vm"} ***'),
+    ],
+)
+def test_keys_that_fields_leaves_out_are_not_shown(
+    form: str, shown: str, path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked_by(path, "--fields=fd,buf", PAST, "-o", form, answer=OK + b'{"fd":1,"buf":"vm"}\n' + END)
+    assert capfd.readouterr().out.rstrip("\n") == shown
 
 
 # ---- its end, and what is said -------------------------------------------------------------------
