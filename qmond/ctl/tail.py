@@ -18,7 +18,7 @@ lines are JSON, as in the log. --where takes a CEL expression over the keys of a
 
 A time is 11:56 or 11:56:03.5, 2026-11-23 or '2026-11-23 08:30', 2026-11-23T08:30:00Z, @1700000000,
 now, today, yesterday, or an age: 5m, 1h30m, '2d ago'; +5m is to come. A time of day is of today;
-after --since, one that is to come is of yesterday.
+after --since, one that is to come is of yesterday. At 08:00, 22:00 to 23:00 is last evening.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
@@ -38,7 +38,7 @@ from qmond.ctl.interrupts import end_with_reader
 from qmond.ctl.show.printing import FORMS, Short, TerminalWidth, printer
 from qmond.ctl.show.text import complaint, pointed
 from qmond.ctl.waiting import remark
-from qmond.ctl.when import parse_when, rfc3339
+from qmond.ctl.when import is_time_of_day, parse_when, rfc3339
 from qmond.errors import ArgumentError, RequestError
 
 __all__ = ["add_arguments", "run"]
@@ -215,6 +215,9 @@ def _times(options: argparse.Namespace) -> _Times:
             except ValueError as error:
                 raise ArgumentError(f"argument --{name}: {error}") from error
     since, until = found["since"], found["until"]
+    if since and until and is_time_of_day(options.since) and is_time_of_day(options.until):
+        before = parse_when(options.until, now=now - timedelta(days=1), zone=zone, end=True)
+        until = before if since <= before and until > now else until
     if since and until and since > until:
         raise ArgumentError("argument --until: it is before --since")
     return _Times(now, zone, since, until)
