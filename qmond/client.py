@@ -272,7 +272,7 @@ async def follow_async(
     The connection is closed when a task that waits for a line is cancelled. To leave the loop in
     another way, close the generator with `contextlib.aclosing`.
     """
-    import asyncio  # noqa: PLC0415 - as above
+    import asyncio  # noqa: PLC0415 - for these programs alone
 
     cursor = Cursor(choice)
     while True:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypedDict, cast
 
 from qmond.errors import ProtocolError, QmondError, RequestError
 
-__all__ = ["Choice", "Cursor"]
+__all__ = ["Choice", "Cursor", "is_over"]
 
 # A quote in a JSON string is escaped. So a guest's text cannot contain these.
 _SEQ: Final = re.compile(rb'"(?:to_)?seq":(\d+)')
@@ -118,12 +118,7 @@ class Cursor:
 
     def is_over(self) -> bool:
         """Whether a tail that has ended came to its `until`: otherwise the daemon has stopped."""
-        if self._until is None:
-            return False
-        try:
-            return datetime.fromisoformat(self._until) <= datetime.now(UTC)
-        except ValueError:  # an age
-            return True
+        return is_over(self._until)
 
     def may_retry(self, error: QmondError) -> bool:
         """Whether to connect again after an error.
@@ -132,6 +127,16 @@ class Cursor:
         """
         refused = isinstance(error, RequestError) and error.kind not in _PASSING
         return self._boot_id is not None and not refused and not isinstance(error, _NoSeqError)
+
+
+def is_over(until: str | None) -> bool:
+    """Whether the end of a Choice has come."""
+    if until is None:
+        return False
+    try:
+        return datetime.fromisoformat(until) <= datetime.now(UTC)
+    except ValueError:  # an age
+        return True
 
 
 class _NoSeqError(QmondError):

@@ -1,11 +1,11 @@
-"""The words of a command line, before argparse takes one for an option that is a value."""
+"""The words of a command line: options whose value argparse takes for an option, and lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["joined"]
+__all__ = ["joined", "listed"]
 
 _OPTIONS: Final = frozenset({"--event", "--not-event", "--since", "--until"})
 """Options whose value may begin with a hyphen: `-SCHED_SWITCH`, `-5m`."""
@@ -22,3 +22,8 @@ def joined(words: Sequence[str]) -> list[str]:
         else:
             found.append(word)
     return [*found, *words[end:]]
+
+
+def listed(values: Sequence[str] | None) -> list[str]:
+    """Return the items of an option's values: comma-separated lists, one after another."""
+    return [item for value in values or () for item in value.split(",")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmond.ctl import verbs
 from qmond.ctl.interrupts import end_on_ctrl_c
-from qmond.ctl.show.text import printable
+from qmond.ctl.show.text import complaint
 from qmond.errors import QmondError
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def _fault(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    """Tell an error. Its text may be from outside: it cannot drive a terminal."""
-    sys.stderr.write("qmonctl: " + "\n".join(map(printable, message.split("\n"))) + "\n")
+    sys.stderr.write(complaint(message))
 
 
 # ---- the standard streams --------------------------------------------------------------------

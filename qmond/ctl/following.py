@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from qmond.client import Choice, Client
 from qmond.ctl.connection import connect
-from qmond.cursor import Cursor
+from qmond.cursor import Cursor, is_over
 from qmond.errors import QmondError
 
 __all__ = ["once", "retrying"]
@@ -26,7 +25,6 @@ def once(
     path: Path | None,
     choice: Choice,
     *,
-    until: datetime | None,
     look: Look,
     say: Callable[[str], None],
 ) -> Iterator[bytes]:
@@ -37,7 +35,7 @@ def once(
         if remark:
             say(remark)
         yield from lines
-    if choice["follow"] and not _is_over(until):
+    if choice["follow"] and not is_over(choice.get("until")):
         raise QmondError("the daemon stopped")
 
 
@@ -45,7 +43,6 @@ def retrying(
     path: Path | None,
     choice: Choice,
     *,
-    until: datetime | None,
     look: Look,
     say: Callable[[str], None],
 ) -> Iterator[bytes]:
@@ -66,7 +63,7 @@ def retrying(
                 for line in lines:
                     cursor.take(line)
                     yield line
-            if _is_over(until):
+            if cursor.is_over():
                 return
             found = "the daemon stopped"
         except QmondError as error:
@@ -77,7 +74,3 @@ def retrying(
             say(f"{found}; trying again until it is back")
         is_away = True
         time.sleep(_PAUSE)
-
-
-def _is_over(until: datetime | None) -> bool:
-    return until is not None and until <= datetime.now(UTC)

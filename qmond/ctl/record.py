@@ -27,10 +27,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from qmond.ctl.commandline import listed
 from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.runs import ARCHIVES
-from qmond.ctl.show.text import printable
-from qmond.ctl.tail import event_names
+from qmond.ctl.show.text import complaint, printable
 from qmond.errors import ArgumentError, QmondError
 from qmond.lognames import LIVE
 from qmond.units import parse_seconds
@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event",
         action="append",
         metavar="NAME",
-        help="write only these events to events.jsonl: a comma-separated list, or several times",
+        help="write only these events or groups to events.jsonl: a comma-separated list, or "
+        "several times; -NAME leaves one out: --event=-SCHED_SWITCH",
     )
     parser.add_argument(
         "--wait",
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     clean_up_on_ctrl_c()
     output: Path | None = options.output
     try:
-        recording = Recording(options.socket, options.command, event_names(options.event))
+        recording = Recording(options.socket, options.command, listed(options.event))
         with _folder(output) as (output, folder):
             with open(folder / LIVE, "xb", opener=_private) as out:
                 status, fault = recording.run(out, options.wait, _tell_of_the_wait)
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
             f"{output}: {recording.write_error.strerror}; the command's exit status was {status}"
         )
     if fault:
-        sys.stderr.write(f"qmonctl: {printable(fault)}\n")
+        sys.stderr.write(complaint(fault))
     if options.quiet:
         text = f"qmonctl: {printable(str(output))}: {_verdict(recording)}\n"
     sys.stderr.write(text)
@@ -130,7 +131,7 @@ def _wait(text: str) -> float:
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"qmonctl: {message}\n")
+    sys.stderr.write(complaint(message))
     return _FAILED
 
 

@@ -18,7 +18,7 @@ lines are JSON, as in the log. --where takes a CEL expression over the keys of a
 
 A time is 11:56 or 11:56:03.5, 2026-11-23 or '2026-11-23 08:30', 2026-11-23T08:30:00Z, @1700000000,
 now, today, yesterday, or an age: 5m, 1h30m, '2d ago'; +5m is to come. A time of day is of today;
-after --since, one that is to come is of yesterday.
+after --since, one that is to come is of yesterday. At 08:00, 22:00 to 23:00 is last evening.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
 from qmond.client import Choice, Client
+from qmond.ctl.commandline import listed
 from qmond.ctl.following import once, retrying
+from qmond.ctl.interrupts import end_with_reader
 from qmond.ctl.show.printing import FORMS, Short, TerminalWidth, printer
-from qmond.ctl.show.text import pointed
+from qmond.ctl.show.text import complaint, pointed
 from qmond.ctl.waiting import remark
-from qmond.ctl.when import parse_when, rfc3339
+from qmond.ctl.when import is_time_of_day, parse_when, rfc3339
 from qmond.errors import ArgumentError, RequestError
 
-__all__ = ["add_arguments", "event_names", "run"]
+__all__ = ["add_arguments", "run"]
 
 _LINES: Final = 10
 """How many lines of the past, where nothing else is asked for: as tail(1)."""
@@ -116,7 +118,9 @@ def _add_times(when: argparse._ArgumentGroup) -> None:
     )
     end.add_argument(
         "--follow",
+        nargs="?",
         choices=("once", "retry"),
+        const="once",
         default="once",
         help="retry: reconnect when the daemon restarts, and miss nothing (default: once)",
     )
@@ -170,9 +174,10 @@ def run(options: argparse.Namespace) -> int:
     choice = _choice(options, times, switches=not (terminal and form == "short"))
     begin = retrying if options.follow == "retry" else once
     look = partial(_look, choice)
-    lines = begin(options.socket, choice, until=times.until, look=look, say=_say)
+    lines = begin(options.socket, choice, look=look, say=_say)
     printed = printer(form, _short(options, times, terminal=terminal), times.zone)
     out = sys.stdout.buffer
+    end_with_reader()
     try:
         for line in islice(lines, options.count):
             out.write(printed(line) + b"\n")
@@ -184,13 +189,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def event_names(values: list[str] | None) -> list[str] | None:
-    """Return the names of events in the values of an option, in upper case."""
-    return [name.upper() for name in _split(values) or ()] or None
-
-
 def _say(text: str) -> None:
-    sys.stderr.write(f"qmonctl: {text}\n")
+    sys.stderr.write(complaint(text))
 
 
 def _look(choice: Choice, client: Client) -> str:
@@ -215,24 +215,27 @@ def _times(options: argparse.Namespace) -> _Times:
             except ValueError as error:
                 raise ArgumentError(f"argument --{name}: {error}") from error
     since, until = found["since"], found["until"]
+    if since and until and is_time_of_day(options.since) and is_time_of_day(options.until):
+        before = parse_when(options.until, now=now - timedelta(days=1), zone=zone, end=True)
+        until = before if since <= before and until > now else until
     if since and until and since > until:
         raise ArgumentError("argument --until: it is before --since")
     return _Times(now, zone, since, until)
 
 
 def _choice(options: argparse.Namespace, times: _Times, *, switches: bool) -> Choice:
-    if options.follow == "retry" and options.fields and "seq" not in _split(options.fields):
+    if options.follow == "retry" and options.fields and "seq" not in listed(options.fields):
         raise ArgumentError("--follow=retry needs the number of each line: add seq to --fields")
     has_start = not (options.last is options.since is options.from_seq is None)
     is_past = options.no_follow or (times.until is not None and times.until <= times.now)
     return {
-        "events": _events(_split(options.event), _split(options.not_event), switches=switches),
+        "events": _events(listed(options.event), listed(options.not_event), switches=switches),
         "pids": options.pid,
         "tree": options.tree,
-        "arch": _split(options.arch) or None,
+        "arch": listed(options.arch) or None,
         "guest": options.guest,
         "where": options.where,
-        "fields": _split(options.fields) or None,
+        "fields": listed(options.fields) or None,
         "from_seq": options.from_seq,
         "since": rfc3339(times.since) if times.since else None,
         "until": rfc3339(times.until) if times.until else None,
@@ -251,10 +254,6 @@ def _events(included: list[str], excluded: list[str], *, switches: bool) -> list
         words += [] if switches else ["-SCHED_SWITCH"]
         words = ["all", *words] if words else []
     return words or None
-
-
-def _split(values: list[str] | None) -> list[str]:
-    return [item for value in values or () for item in value.split(",")]
 
 
 def _count(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Final
 
 from qmond.units import parse_seconds
 
-__all__ = ["parse_when", "rfc3339"]
+__all__ = ["is_time_of_day", "parse_when", "rfc3339"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK: Final = r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?"
@@ -41,6 +41,11 @@ def parse_when(text: str, *, now: datetime, zone: tzinfo | None, end: bool = Fal
     if found is None:
         raise ValueError(f"{_EXPECTED}, not {text!r}")
     return found
+
+
+def is_time_of_day(text: str | None) -> bool:
+    """Whether a text names no day, such as `11:56`."""
+    return text is not None and _TIME.fullmatch(text.strip()) is not None
 
 
 def rfc3339(moment: datetime) -> str:

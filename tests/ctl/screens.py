@@ -20,6 +20,10 @@ from typing import Any, Final
 
 from peer import HELLO, peers
 
+from qmond.ctl.runs import summary
+from qmond.ctl.runs.digest import LISTED, Digest
+from qmond.ctl.runs.missing import Missing
+
 PATIENCE: Final = 20.0
 """Seconds that a screen may take."""
 _PAUSE: Final = 0.1
@@ -27,8 +31,10 @@ _HEAD: Final = """\
 # Screens
 
 What `qmonctl` shows in terminals of several sizes. `make screens` makes this page. It runs the real
-`qmonctl` in tmux, with a daemon that is made up. A test compares the two.
+`qmonctl` in tmux, with a daemon that is made up. Only the end of `record` is made of the same
+events without them. A test compares the two.
 """
+RECORD: Final = "The end of `record`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +200,22 @@ def _tmux(tmux: Sequence[str], *words: str) -> str:
     return subprocess.run([*tmux, *words], capture_output=True, check=True).stdout.decode()
 
 
-def section(screen: Screen, shown: str) -> str:
-    """Return the section of the page for a screen."""
-    return f"## {screen.title}\n\n```\n{shown}```\n"
+def recorded() -> str:
+    """Return what `record` prints at its end. Here times and process IDs are always the same."""
+    digest, missing = Digest(), Missing(LISTED)
+    for event in events():
+        digest.add(event)
+        missing.add(event)
+    lost = {"stage": "ring", "by_event": {"READ": 2, "WRITE": 1}}
+    missing.add_loss("LOST", lost, digest.pids)
+    run = summary.Run(["qemu-aarch64-static", "./sensor"], 128 + 11, 1.17)
+    lines = summary.lines(digest, run, missing.reasons, "run")
+    return "".join(["# qmonctl record -o run -- qemu-aarch64-static ./sensor\n", *lines])
+
+
+def section(title: str, shown: str) -> str:
+    """Return a section of the page."""
+    return f"## {title}\n\n```\n{shown}```\n"
 
 
 def main() -> None:
@@ -204,7 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
     out: Path = parser.parse_args().out
-    out.write_text("\n".join([_HEAD, *(section(screen, shoot(screen)) for screen in SCREENS)]))
+    sections = [section(screen.title, shoot(screen)) for screen in SCREENS]
+    out.write_text("\n".join([_HEAD, *sections, section(RECORD, recorded())]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer import HELLO, peers
+import standin
+from peer import HELLO, hello, peers
 
 from qmond.ctl import main, record
 from qmond.ctl.runs import ancestors, recording, summary
@@ -473,3 +474,28 @@ def test_no_daemon_is_the_records_own_failure(
     assert main(words) == 125
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().err.startswith("qmonctl: ")
+
+
+def test_lines_that_make_no_sense_are_told_and_those_that_were_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a daemon that is another one at the end."""
+    newest = iter((0, 7, 7))
+    monkeypatch.setattr(recording, "in_first_pid_namespace", lambda: True)
+    monkeypatch.setattr(standin, "LINE", {"ts": 1.5})
+    monkeypatch.setattr(standin, "hello", lambda _: hello(next(newest)))
+    words = ["record", "-q", "-o", str(tmp_path / "out"), "--", "true"]
+    with standin.standing_in(tmp_path / "s", standin.answers(tmp_path)):
+        assert main(["--socket", str(tmp_path / "s"), *words]) == 124
+    said = capsys.readouterr().err
+    assert "a line that makes no sense: KeyError('evt'); the last line was 0; " in said
+    assert "lines 1 to 7 were not received; " in said
+
+
+def test_what_a_daemon_says_cannot_drive_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = {"id": 1, "error": {"class": "Forbidden", "message": "\x1b[2J"}}
+    with peers(tmp_path / "s", (HELLO, json_bytes(refusal) + b"\n")):
+        assert main(["--socket", str(tmp_path / "s"), "record", "--", "true"]) == 125
+    assert capsys.readouterr().err == "qmonctl: \\x1b[2J\n"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmond.ctl.show import render, strace
-from qmond.ctl.show.text import cut, pad, width
+from qmond.ctl.show.text import columns, cut, pad, width
 from qmond.events.table import BY_NAME, PUBLIC
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -273,3 +273,8 @@ def test_what_a_line_lacks_is_not_known_to_strace_either(name: str, told: str) -
 def test_a_row_that_cannot_be_shown_is_refused(name: str, row: str, fault: str) -> None:
     with pytest.raises(ValueError, match=re.escape(fault)):
         strace.parts(replace(BY_NAME[name], strace=row))
+
+
+def test_columns_are_as_wide_as_a_terminal_shows_them() -> None:
+    rows = [("測定", "1"), ("ab", "2")]
+    assert columns(rows, ()) == "測定  1\nab    2\n"

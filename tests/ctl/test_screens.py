@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from screens import SCREENS, Screen, section, shoot
+from screens import RECORD, SCREENS, Screen, recorded, section, shoot
 
 from qmond.ctl.show.text import width
 
@@ -25,13 +25,19 @@ needs_tmux = pytest.mark.skipif(
 def test_the_page_has_what_a_terminal_shows(screen: Screen) -> None:
     page = PAGE.read_text()
     for attempt in range(TRIES):
-        made = section(screen, shoot(screen))
+        made = section(screen.title, shoot(screen))
         if made in page:
             break
         assert attempt < TRIES - 1, f"make screens: {made}"
     assert max(map(width, made.splitlines())) <= screen.columns
 
 
+def test_the_page_has_the_end_of_a_record() -> None:
+    made = section(RECORD, recorded())
+    assert made in PAGE.read_text(), f"make screens: {made}"
+    assert max(map(width, made.splitlines())) <= 80
+
+
 def test_the_page_has_these_screens_alone() -> None:
     titles = re.findall(r"^## (.*)$", PAGE.read_text(), re.MULTILINE)
-    assert titles == [screen.title for screen in SCREENS]
+    assert titles == [*(screen.title for screen in SCREENS), RECORD]

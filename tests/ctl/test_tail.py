@@ -4,10 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -92,7 +92,7 @@ def _berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_it_follows_unless_told_otherwise(path: Path) -> None:
-    for words in ((), ("-f",), ("--follow=once",), ("-fn", "0")):
+    for words in ((), ("-f",), ("--follow",), ("--follow=once",), ("-fn", "0")):
         arguments = asked_by(path, *words, status=1)
         assert arguments == {"follow": True} | ({"last": 0} if "0" in words else {})
     day = ["--until", "2023-11-14T22:13:20Z"]
@@ -104,6 +104,29 @@ def test_an_age_is_told_as_a_time(path: Path) -> None:
         since = asked_by(path, *words, PAST)["since"]
         late = datetime.now(UTC) - timedelta(minutes=90) - datetime.fromisoformat(since)
         assert timedelta() <= late < timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "days"),
+    [
+        ("22:00", "23:00", (27, 27)),
+        ("22:00", "01:00", (27, 28)),
+        ("22:00", "08:30", (27, 28)),
+        ("07:00", "23:00", (28, 28)),
+        ("2026-11-27", "23:00", (27, 28)),
+    ],
+)
+def test_an_evening_that_is_over_was_yesterday(
+    since: str, until: str, days: tuple[int, int], monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2026, 11, 28, 8, tzinfo=tz)
+
+    monkeypatch.setattr("qmond.ctl.tail.datetime", Clock)
+    asked = asked_by(path, PAST, "--utc", "--since", since, "--until", until)
+    assert tuple(int(asked[key][8:10]) for key in ("since", "until")) == days
 
 
 @pytest.mark.parametrize(
@@ -221,6 +244,21 @@ def test_switches_are_left_out_on_a_terminal_alone(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert asked_by(path, PAST, *words).get("events") == events
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ("short", " " * 53 + 'fd=1 buf="vm"'),
+        ("cat", 'fd=1 buf="vm"'),
+        ("strace", " " * 16 + '*** {"fd": 1, "buf": "vm"} ***'),
+    ],
+)
+def test_keys_that_fields_leaves_out_are_not_shown(
+    form: str, shown: str, path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked_by(path, "--fields=fd,buf", PAST, "-o", form, answer=OK + b'{"fd":1,"buf":"vm"}\n' + END)
+    assert capfd.readouterr().out.rstrip("\n") == shown
 
 
 # ---- its end, and what is said -------------------------------------------------------------------

@@ -293,6 +293,13 @@ def test_a_tail_waits_as_long_as_it_takes(place: Path) -> None:
         assert (tail.returncode in ENDED, len(out.splitlines()), said) == (True, 3, b"")
 
 
+def test_a_tail_ends_with_its_reader(place: Path) -> None:
+    """Also where no line comes that it could not write."""
+    words = [str(QMONCTL), "--socket", str(place / "s"), "tail"]
+    done = run(words, "| head -n 1; exit ${PIPESTATUS[0]}")
+    assert (done.status, len(done.out.splitlines()), done.said) == (0, 1, "")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_what_is_not_permitted_is_told(tmp_path: Path) -> None:
     tmp_path.parent.chmod(0o755)

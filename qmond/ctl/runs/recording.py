@@ -140,6 +140,8 @@ class Recording:
             reason = f"the connection to the daemon broke: {error}"
         except OSError as error:
             self.write_error, reason = error, "the lines could not be written"
+        except (AttributeError, KeyError, TypeError) as error:
+            reason = f"the daemon sent a line that makes no sense: {error!r}"
         if not self._has_ended:
             self._has_ended = True
             self._missing.note(f"{reason}; the last line was {self._last}")
@@ -207,9 +209,8 @@ class Recording:
             elif time.monotonic() - since > _STALL_MAX:
                 break
         if self._last < newest:
-            self._missing.note(
-                f"lines {self._last + 1} to {newest} were not received in {_STALL_MAX} s"
-            )
+            wait = "" if self._has_ended else f" in {_STALL_MAX} s"
+            self._missing.note(f"lines {self._last + 1} to {newest} were not received{wait}")
 
     def _counted(self, column: str, counters: dict[str, dict[str, int]]) -> dict[str, int]:
         """Return by event how many more there are in a column of the counters since the start."""

@@ -97,8 +97,8 @@ def plain(event: Mapping[str, Any]) -> str:
 
 
 def name_of(event: Mapping[str, Any]) -> str:
-    """Return the name of a line's event."""
-    return str(event.get("event") or event.get("evt") or "?")
+    """Return the name of a line's event, or nothing where the line does not say."""
+    return str(event.get("event") or event.get("evt") or "")
 
 
 def pid_of(event: Mapping[str, Any]) -> str:
@@ -115,7 +115,7 @@ def moment(event: Mapping[str, Any], zone: tzinfo | None = None, digits: int = 6
     when, columns = _when(event, zone), 8 + digits + (digits > 0)
     if when is not None:
         return f"{when:%H:%M:%S.%f}"[:columns]
-    ts = event.get("ts", 0)
+    ts = event.get("ts")
     known = isinstance(ts, int | float) and abs(ts) < _SECONDS_MAX
     return f"{ts:{columns}.{digits}f}" if known else " " * columns
 

@@ -38,9 +38,9 @@ def line(event: _Line, zone: tzinfo | None = None) -> str:
 
 
 def _plain(event: _Line) -> str:
-    name = event.get("event") or event.get("evt")
     values = {key: value for key, value in event.items() if key not in ASIDE}
-    return f"*** {printable(f'{name} {json.dumps(values, ensure_ascii=False)}')} ***"
+    shown = f"{name_of(event)} {json.dumps(values, ensure_ascii=False)}".lstrip()
+    return f"*** {printable(shown)} ***"
 
 
 # ---- how a value is shown: each notation takes a line and a key --------------------------------

@@ -14,6 +14,7 @@ from qmond.escape import json_bytes
 __all__ = [
     "age",
     "columns",
+    "complaint",
     "cut",
     "pad",
     "pointed",
@@ -35,6 +36,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def complaint(message: str) -> str:
+    """Return an error as it is told. Its text may be from outside: it cannot drive a terminal."""
+    return "qmonctl: " + "\n".join(map(printable, message.split("\n"))) + "\n"
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -106,11 +112,11 @@ def tree_lines(
 
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
     """Return rows as lines with aligned columns. `right` has the indices of right-aligned ones."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     return "".join(
         "  ".join(
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(most) if at in right else pad(cell, most)
+            for at, (cell, most) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         + "\n"
         for row in rows
