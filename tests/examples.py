@@ -147,7 +147,7 @@ _TOKENS: Final = re.compile(
     | (?P<count>\d+(?=\ (?:events|more)\b))
     | (?P<figure>\d+\.\d+(?![.\d]))
     | (?P<address>\d+(?:\.\d+){3}(?::\d+)?)
-    | (?P<number>(?<![\w.:])\d{4,}(?![\w.]))
+    | (?P<number>(?<![\w.])\d{4,}(?![\w.]))
     | (?P<any>…)
     | (?P<space>\ +)
     | (?P<other>.)

@@ -53,6 +53,8 @@ def test_finds_each_in_its_order(tmp_path: Path) -> None:
         (["1622 a", "└─ 1624 of 1622"], ["77 a", "└─ 78 of 77"]),
         (["pid  name", "1622 a"], ["  pid   name".strip(), "122622  a"]),
         (["took 0.04 s"], ["took 12.5 s"]),
+        (["98 events, and 6 more in x"], ["101 events, and 32 more in x"]),
+        (["pid:1622", "1622"], ["pid:77777", "77777"]),
         (["a … z"], ["a b c z"]),
         (["first", "…", "last"], ["first", "x", "y", "last"]),
         (["first", "…"], ["first", "x"]),
@@ -75,7 +77,7 @@ def test_like_is_like(shown: list[str], came: list[str]) -> None:
         (["one", "two"], ["one"]),
         (["one"], ["one", "two"]),
         (["first", "…", "last"], ["first", "x"]),
-        (["92 events"], ["93 events"]),
+        (["2 processes"], ["3 processes"]),
     ],
 )
 def test_a_difference_is_told(shown: list[str], came: list[str]) -> None:

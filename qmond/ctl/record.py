@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         recording = Recording(options.socket, options.command, listed(options.event))
         with _folder(output) as (output, folder):
             with open(folder / LIVE, "xb", opener=_private) as out:
-                status, fault = recording.run(out, options.wait, _tell_of_the_wait)
+                status, fault = recording.run(out, options.wait, _tell)
             text = recording.write(folder, output)
     except OSError as error:
         return _fail(f"{error.filename or output}: {error.strerror}")
@@ -107,9 +107,8 @@ def run(options: argparse.Namespace) -> int:
     return _NO_GUEST if status == 0 and not recording.digest.processes else status
 
 
-def _tell_of_the_wait() -> None:
-    what = "the command has ended; waiting for processes that it left"
-    sys.stderr.write(f"qmonctl: {what} (^C ends the wait)\n")
+def _tell(text: str) -> None:
+    sys.stderr.write(f"qmonctl: {text}\n")
 
 
 def _verdict(recording: Recording) -> str:

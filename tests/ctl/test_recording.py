@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,17 @@ def test_without_an_id_it_says_what_to_do(about: Event, monkeypatch: pytest.Monk
         recording._own_id(about, Path("/nowhere"))
 
 
+def test_a_long_wait_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(recording, "_SLOW", 0.05)
+    with recording._slowly(lambda: told.append("long")):
+        time.sleep(0.3)
+    monkeypatch.setattr(recording, "_SLOW", 60)
+    with recording._slowly(lambda: told.append("short")):
+        pass
+    assert told == ["long"]
+
+
 def test_a_default_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders = [record._new_folder() for _ in range(5)]
@@ -341,6 +353,7 @@ def test_the_wait_is_a_time(text: str, seconds: float) -> None:
 
 RUN = """
 import sys
+import time
 from qmond.ctl.runs import command
 with command.adopting_orphans(), command.holding_signals() as mask:
     status, why = command.run(sys.argv[1:], mask)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -43,6 +44,10 @@ _NAMESPACE_HINT: Final = (
     "run this on the host, in a container with --pid=host, or as root where the host's /proc is "
     "mounted at the daemon's `procfs`: see docs/operations.md"
 )
+_LEFT_BEHIND: Final = "the command has ended; waiting for processes that it left (^C ends the wait)"
+_LATE: Final = "waiting for the last lines of the daemon, at most some minutes"
+_SLOW: Final = 2.0
+"""Seconds until the user is told that the daemon is waited for."""
 _KEYS: Final = ("events", "fields", "limits", "match", "capture")
 """The keys of the daemon's configuration that decide what is recorded."""
 
@@ -106,12 +111,12 @@ class Recording:
         """The reasons why the record is not complete."""
         return self._missing.reasons
 
-    def run(self, out: IO[bytes], wait: float, tell: Callable[[], None]) -> tuple[int, str]:
+    def run(self, out: IO[bytes], wait: float, tell: Callable[[str], None]) -> tuple[int, str]:
         """Run the command, and write the lines of its process tree to `out`.
 
-        After its end, waits at most `wait` seconds for the processes that it left, and calls `tell`
-        if that takes long. Returns the exit status, and the error if the command could not be
-        started, or "".
+        After its end, waits at most `wait` seconds for the processes that it left, and then for the
+        daemon. Calls `tell` with what it waits for, if that takes long. Returns the exit status,
+        and the error if the command could not be started, or "".
         """
         lines = self._client.tail(from_seq=self._last + 1)
         with command.adopting_orphans(), command.holding_signals() as mask:
@@ -122,8 +127,9 @@ class Recording:
                 status, error = command.run(self._words, mask)
                 self._result = {"began": began, "ended": _now(), "exit": status}
                 self._seconds = time.monotonic() - since
-                command.await_descendants(wait, tell)
-                self._catch_up()
+                command.await_descendants(wait, lambda: tell(_LEFT_BEHIND))
+                with _slowly(lambda: tell(_LATE)):
+                    self._catch_up()
             finally:
                 self._has_ended = True
                 self._client.close()  # this ends the thread
@@ -316,6 +322,17 @@ def _chosen(words: Collection[str] | None, known: Collection[str]) -> Collection
         return resolve(words or ["all"], known)
     except ValueError as error:
         raise ArgumentError(f"--event: {error}") from error
+
+
+@contextmanager
+def _slowly(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` if the body takes long."""
+    timer = threading.Timer(_SLOW, tell)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _now() -> str:
