@@ -52,6 +52,7 @@ TESTED_TOGETHER = {
     "ctl.following": "ctl/test_tail",
     "ctl.formats.chrome": "ctl/test_export",
     "ctl.formats.lines": "ctl/test_export",
+    "ctl.formats.output": "ctl/test_export",
     "ctl.formats.perfetto": "ctl/test_export",
     "ctl.formats.sql": "ctl/test_query",
     "ctl.formats.table": "ctl/test_export",

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.errors import ArgumentError, QmondError
 
 __all__ = ["DEFAULT_LOG", "add_arguments", "add_files", "run"]
@@ -69,20 +72,34 @@ def run(options: argparse.Namespace) -> int:
     on_terminal = options.output is None and sys.stdout.isatty()
     if on_terminal and options.format == "perfetto":
         raise QmondError("a Perfetto trace is binary", hint="write it to a file: -o run.pftrace")
+    chunks = _chunks(options, shown=on_terminal or not options.exact)
     try:
-        with contextlib.ExitStack() as stack:
-            out = sys.stdout.buffer
-            if options.output is not None:
-                out = stack.enter_context(options.output.open("wb"))
-            for chunk in _chunks(options, shown=on_terminal or not options.exact):
+        with _output(options) as out:
+            for chunk in chunks:
                 out.write(chunk)
             out.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = error.filename or options.output or "standard output"
+        where = options.output or "standard output"
         raise QmondError(f"{where}: {error.strerror}") from error
     return 0
+
+
+def _output(options: argparse.Namespace) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Return the output, not yet opened. Raises ArgumentError if it is one of the inputs."""
+    from qmond.ctl.formats.lines import files  # noqa: PLC0415
+    from qmond.ctl.formats.output import written  # noqa: PLC0415
+
+    inputs = list(files(options.files))
+    if options.output is None:
+        return contextlib.nullcontext(sys.stdout.buffer)
+    with contextlib.suppress(FileNotFoundError):
+        found = options.output.stat()
+        if stat.S_ISREG(found.st_mode) and any(os.path.samestat(found, one) for one in inputs):
+            raise ArgumentError(f"-o {options.output}: this file is an input")
+    clean_up_on_ctrl_c()  # the incomplete file
+    return written(options.output)
 
 
 def _chunks(options: argparse.Namespace, *, shown: bool) -> Iterator[bytes]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
+import os
+import stat
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -339,6 +344,99 @@ def test_the_verb(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) ->
     assert main(["export", "--format", "csv", "-o", "/no/such/x", str(file)]) == 1
     with pytest.raises(SystemExit):
         main(["export", "--format", "chrome", "--exact", str(file)])
+
+
+def export(out: Path, *files: Path) -> int:
+    return main(["export", "--format", "csv", "-o", str(out), *map(str, files)])
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "folder", "rotated", "archive", "input"])
+def test_an_input_is_not_the_output(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"".join(lines_of(EVENTS))
+    log, old, link = (tmp_path / at for at in ("events.jsonl", name(21) + ".gz", "link"))
+    archive = tmp_path / "run.tar.gz"
+    log.write_bytes(content)
+    old.write_bytes(gzip.compress(content))
+    link.symlink_to(log)
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(log, "run/events.jsonl")
+    out, file = {
+        "itself": (log, log),
+        "link": (link, log),
+        "folder": (log, tmp_path),
+        "rotated": (old, tmp_path),
+        "archive": (archive, archive),
+        "input": (log, Path("-")),
+    }[way]
+    before = out.read_bytes()
+    with log.open() as stdin, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr("sys.stdin", stdin)
+        export(out, file)
+    assert ended.value.code == 2
+    assert "this file is an input" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("fault", ["no input", "cut off", "ctrl-c"])
+def test_an_export_that_fails_leaves_the_old_file(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, out = tmp_path / "events.gz", tmp_path / "out"
+    out.write_text("old")
+    if fault != "no input":
+        packed = gzip.compress(b"".join(lines_of(EVENTS) * 1000))
+        log.write_bytes(packed if fault == "ctrl-c" else packed[:-9])
+    if fault == "ctrl-c":
+
+        def interrupted(events: Iterator[Any], **_: Any) -> Iterator[bytes]:
+            yield str(next(events)).encode()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("qmond.ctl.formats.table.table", interrupted)
+    before = set(tmp_path.iterdir())
+    with contextlib.suppress(KeyboardInterrupt):
+        assert export(out, log) in {1, 130}
+    assert out.read_text() == "old"
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_the_file_of_an_export_has_the_mode_of_the_old_one(tmp_path: Path) -> None:
+    log, out, link = (tmp_path / at for at in ("events.jsonl", "out", "link"))
+    log.write_bytes(row(1))
+    link.symlink_to(out)
+    umask = os.umask(0o027)
+    try:
+        assert export(link, log) == 0
+        assert stat.S_IMODE(out.stat().st_mode) == 0o640
+        out.chmod(0o606)
+        os.chown(out, 1234 if os.geteuid() == 0 else -1, -1)
+        before = out.stat()
+        assert export(link, log) == 0
+    finally:
+        os.umask(umask)
+    after = out.stat()
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert link.is_symlink()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    log, fifo, out = (tmp_path / at for at in ("events.jsonl", "fifo", "out"))
+    log.write_bytes(row(1))
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert export(fifo, log) == 0
+    assert os.read(reader, 1 << 16).startswith(b"ts,time,")
+    os.close(reader)
+    assert fifo.is_fifo()
+    command = "from qmond.ctl import main; import sys; sys.exit(main(sys.argv[1:]))"
+    with out.open("wb") as stdout:
+        told = ["export", "--format", "csv", "-o", "/dev/stdout", str(log)]
+        subprocess.run([sys.executable, "-c", command, *told], stdout=stdout, check=True)
+        assert os.path.samestat(out.stat(), os.fstat(stdout.fileno()))
+    assert out.read_bytes().startswith(b"ts,time,")
 
 
 @pytest.mark.parametrize("form", ["chrome", "csv"])

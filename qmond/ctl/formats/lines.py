@@ -27,7 +27,7 @@ from qmond.events.schema import shape
 from qmond.events.table import COMMON, HEAD, PUBLIC
 from qmond.lognames import COMPRESSED, LIVE, rotated_files
 
-__all__ = ["Reading", "read"]
+__all__ = ["Reading", "files", "read"]
 
 Event = dict[str, Any]
 Lines = Iterable[bytes]
@@ -168,6 +168,20 @@ def read(paths: Iterable[Path]) -> Iterator[Event]:
     return Reading(lambda problem: sys.stderr.write(f"qmonctl: {problem}\n")).events(paths)
 
 
+def files(paths: Iterable[Path]) -> Iterator[os.stat_result]:
+    """Yield what stat() says of the files that read() would open. Raises QmondError."""
+    for source in _sources(paths):
+        try:
+            if str(source.path) == "-":
+                with suppress(OSError):  # it is closed, or a test's
+                    yield os.fstat(sys.stdin.fileno())
+            else:
+                yield _renamed(source.path).stat()
+        except OSError as error:
+            if not source.is_of_folder:
+                raise QmondError(f"{source.path}: {error.strerror}") from error
+
+
 class _Source(NamedTuple):
     """A file to read. The live one of a folder is open, so that a rotation does not take it."""
 
@@ -261,6 +275,12 @@ def _opened(source: _Source) -> Iterator[Lines]:
                 yield _zstd_lines(raw)
             else:
                 yield _plain_lines(raw)
+
+
+def _renamed(path: Path) -> Path:
+    """Return the file, or the compressed one that has taken its place."""
+    names = (path.with_name(path.name + suffix) for suffix in ("", *COMPRESSED.values()))
+    return next((name for name in names if name.exists()), path)
 
 
 def _open_rotated(path: Path) -> IO[bytes]:
