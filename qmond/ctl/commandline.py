@@ -1,11 +1,14 @@
-"""The words of a command line: options whose value argparse takes for an option, and lists."""
+"""The words of a command line: options whose value argparse takes for an option, lists, UTF-8."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["joined", "listed"]
+from qmond.errors import ArgumentError
+
+__all__ = ["joined", "listed", "utf8"]
 
 _OPTIONS: Final = frozenset({"--event", "--not-event", "--since", "--until"})
 """Options whose value may begin with a hyphen: `-SCHED_SWITCH`, `-5m`."""
@@ -27,3 +30,15 @@ def joined(words: Sequence[str]) -> list[str]:
 def listed(values: Sequence[str] | None) -> list[str]:
     """Return the items of an option's values: comma-separated lists, one after another."""
     return [item for value in values or () for item in value.split(",")]
+
+
+def utf8(text: str, what: str) -> str:
+    """Return an argument decoded as UTF-8 where the locale could not. Raises ArgumentError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(text).decode("utf-8")
+        except UnicodeError as error:
+            raise ArgumentError(f"{what}: not valid UTF-8") from error
+    return text

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from qmond.ctl.commandline import utf8
 from qmond.ctl.export import add_files
 from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.errors import ArgumentError
@@ -53,9 +54,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.sql is None:
         raise ArgumentError("SQL or --tables is required")
+    text = utf8(options.sql, "SQL")
     clean_up_on_ctrl_c()  # the folder of what exceeds the memory
     form = "csv" if options.csv else "json" if options.json else "text"
-    with sql.answered(options.sql, options.files) as answer:
+    with sql.answered(text, options.files) as answer:
         for chunk in sql.rendered(answer, form):
             if options.json:  # it is UTF-8 in any locale
                 sys.stdout.buffer.write(chunk.encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -148,6 +149,24 @@ def test_the_columns_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert (rows["ts"], rows["argv"], rows["fault"]) == ("DOUBLE", "VARCHAR[]", "BOOLEAN")
     with pytest.raises(SystemExit):
         main(["query"])
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "told"),
+    [("é".encode(), 0, '{"found":"é"}'), (b"\xe9", 2, "SQL: not valid UTF-8")],
+)
+def test_sql_is_utf8_in_any_locale(word: bytes, status: int, told: str, log: Path) -> None:
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    program = "from qmond.ctl import main; import sys; sys.exit(main())"
+    asking = [sys.executable, "-c", program, "query", "--json"]
+    done = subprocess.run(
+        [*asking, b"SELECT '" + word + b"' AS found", log],
+        capture_output=True,
+        check=False,
+        env=os.environ | locale,
+    )
+    assert done.returncode == status
+    assert told in (done.stdout + done.stderr).decode()
 
 
 def test_a_query_can_be_stopped(log: Path) -> None:
