@@ -379,6 +379,38 @@ def test_an_input_is_not_the_output(
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize("is_stdin", [False, True])
+def test_a_file_without_an_event_is_a_fault(
+    *,
+    is_stdin: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, foreign, empty, out = (tmp_path / at for at in ("events.jsonl", "text", "empty", "out"))
+    log.write_bytes(row(1) + b"text\n")
+    foreign.write_text("text\n" * 9)
+    empty.touch()
+    assert export(out, log, empty) == 0
+    capsys.readouterr()
+    told = Path("-") if is_stdin else foreign
+    with foreign.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert export(out, told, log) == 1
+        stdin.seek(0)
+        assert main(["query", "SELECT 1", str(told)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("9 lines were left out in all\n") == 2
+    assert said.count(f"{told}: no line of it is an event\n") == 2
+    assert b"READ" in out.read_bytes()
+
+
+def test_a_folders_log_may_be_without_an_event(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(b'{"ts":1.0,"ev')
+    (tmp_path / name(21)).write_bytes(row(1))
+    assert export(tmp_path / "out", tmp_path) == 0
+
+
 @pytest.mark.parametrize("fault", ["no input", "cut off", "ctrl-c"])
 def test_an_export_that_fails_leaves_the_old_file(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -89,15 +89,17 @@ class Reading:
         """Yield the events of files. A folder stands for the logs in it, `-` for standard input.
 
         A file that still grows is read as far as it is when its turn begins. Raises QmondError if
-        a file cannot be read.
+        a file cannot be read, and at the end if a file that was named has lines, but no event.
         """
+        foreign: list[Path] = []
         for source in _sources(paths):
-            path = source.path
+            path, number, found = source.path, 0, False
             try:
                 with _opened(source) as lines:
                     for number, line in enumerate(lines, 1):
                         event = self.parse(line, path, number)
                         if event is not None:
+                            found = True
                             yield event
             except FileNotFoundError as error:
                 if not source.is_of_folder:
@@ -106,7 +108,11 @@ class Reading:
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise QmondError(f"{path}: {reason}") from error
+            if number and not found and not source.is_of_folder:
+                foreign.append(path)
         self._report_totals()
+        if foreign:
+            raise QmondError(f"{foreign[0]}: no line of it is an event")
 
     def parse(self, line: bytes, path: Path, number: int) -> Event | None:
         """Return the event of a line, or None if it is not an event.
