@@ -98,12 +98,20 @@ def in_use(path: Path, what: str) -> QmondError:
 
 
 def request(number: int, op: str, args: dict[str, Any]) -> bytes:
-    """Return a request; `number` is its `id`. An argument that is None is left out."""
+    """Return a request; `number` is its `id`. An argument that is None is left out.
+
+    Raises RequestError where a text cannot be sent.
+    """
     given = {
         key: value if isinstance(value, str | int | float) else list(value)
         for key, value in args.items()
         if value is not None
     }
+    for key, value in given.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # a lone surrogate, as of os.fsdecode
+            raise RequestError("BadArgument", f"{key}: a text that is not valid UTF-8") from error
     return json.dumps({"id": number, "op": op, "args": given}).encode() + b"\n"
 
 

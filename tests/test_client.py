@@ -569,3 +569,16 @@ def test_a_task_that_is_cancelled_hangs_up(tmp_path: Path, answers: tuple[bytes,
 
     asyncio.run(cancel())
     assert follower.told == []
+
+
+# ---- arguments that cannot be sent ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", [{"guest": "\udcff"}, {"events": ["READ", "\udcff"]}])
+def test_a_text_that_is_not_utf_8_is_not_sent(tmp_path: Path, choice: Choice) -> None:
+    answer = b'{"id":2,"ok":{"up":1}}\n'
+    with peers(tmp_path / "s", (HELLO, answer)) as asked, Client(tmp_path / "s") as client:
+        with pytest.raises(RequestError, match="(guest|events): a text that is not valid UTF-8"):
+            client.tail(**choice)
+        assert client.status() == {"up": 1}, "the connection is of use"
+    assert [request["op"] for request in asked] == ["status"]

@@ -44,7 +44,6 @@ TESTED_TOGETHER = {
     "config.rules": "lines/test_redact",
     "config.values": "config/test_config",
     "ctl.__init__": "ctl/test_ctl",
-    "ctl.commandline": "ctl/test_tail",
     "ctl.config": "config/test_config",
     "ctl.connection": "ctl/test_verbs",
     "ctl.edge": "ctl/test_verbs",

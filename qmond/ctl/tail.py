@@ -32,7 +32,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from qmond.client import Choice, Client
-from qmond.ctl.commandline import listed
+from qmond.ctl.commandline import listed, utf8
 from qmond.ctl.following import once, retrying
 from qmond.ctl.interrupts import end_with_reader
 from qmond.ctl.show.printing import FORMS, Short, TerminalWidth, printer
@@ -224,24 +224,38 @@ def _times(options: argparse.Namespace) -> _Times:
 
 
 def _choice(options: argparse.Namespace, times: _Times, *, switches: bool) -> Choice:
-    if options.follow == "retry" and options.fields and "seq" not in listed(options.fields):
+    fields = _items(options.fields, "--fields")
+    if options.follow == "retry" and fields and "seq" not in fields:
         raise ArgumentError("--follow=retry needs the number of each line: add seq to --fields")
     has_start = not (options.last is options.since is options.from_seq is None)
     is_past = options.no_follow or (times.until is not None and times.until <= times.now)
     return {
-        "events": _events(listed(options.event), listed(options.not_event), switches=switches),
+        "events": _events(
+            _items(options.event, "--event"),
+            _items(options.not_event, "--not-event"),
+            switches=switches,
+        ),
         "pids": options.pid,
         "tree": options.tree,
-        "arch": listed(options.arch) or None,
-        "guest": options.guest,
-        "where": options.where,
-        "fields": listed(options.fields) or None,
+        "arch": _items(options.arch, "--arch") or None,
+        "guest": _text(options.guest, "--guest"),
+        "where": _text(options.where, "--where"),
+        "fields": fields or None,
         "from_seq": options.from_seq,
         "since": rfc3339(times.since) if times.since else None,
         "until": rfc3339(times.until) if times.until else None,
         "last": _LINES if is_past and not has_start else options.last,
         "follow": not options.no_follow,
     }
+
+
+def _text(value: str | None, option: str) -> str | None:
+    return None if value is None else utf8(value, f"argument {option}")
+
+
+def _items(values: list[str] | None, option: str) -> list[str]:
+    """Return the items of an option that takes lists of names. Raises ArgumentError."""
+    return [utf8(item, f"argument {option}") for item in listed(values)]
 
 
 def _events(included: list[str], excluded: list[str], *, switches: bool) -> list[str] | None:

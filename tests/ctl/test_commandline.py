@@ -1,0 +1,39 @@
+"""The words of a command line, as `qmonctl tail` takes them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peer import hello, peers
+
+from qmond.ctl import main
+from qmond.ctl.commandline import utf8
+
+OK = b'{"id":1,"ok":{}}\n'
+END = b'{"id":1,"end":{"reason":"complete"}}\n'
+
+
+@pytest.mark.parametrize("option", ["--guest", "--where", "--event", "--arch", "--fields"])
+def test_what_is_not_utf_8_is_refused_before_it_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with peers(tmp_path / "s") as asked, pytest.raises(SystemExit) as caught:
+        main(["--socket", str(tmp_path / "s"), "tail", option, os.fsdecode(b"a\xff")])
+    assert (caught.value.code, asked) == (2, [])
+    assert capsys.readouterr().err.endswith(f"argument {option}: not valid UTF-8\n")
+
+
+def test_words_are_utf_8_in_any_locale(tmp_path: Path) -> None:
+    assert utf8("/opt/ü", "a path") == "/opt/ü"
+    words = ["--guest", "*/ü", "--where", 'buf == "€"']
+    environment = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    with peers(tmp_path / "s", (hello(4), OK + END)) as asked:
+        subprocess.run(
+            [sys.executable, "-c", "import sys; from qmond.ctl import main; sys.exit(main())",
+             "--socket", str(tmp_path / "s"), "tail", "--no-follow", *words],
+            env=os.environ | environment, check=True, timeout=30,
+        )  # fmt: skip
+    (request,) = asked
+    assert (request["args"]["guest"], request["args"]["where"]) == ("*/ü", 'buf == "€"')
