@@ -36,14 +36,22 @@ LINE_MAX: Final = 8 << 20
 """Bytes. The daemon sends no longer line: it cuts an answer at 4 MiB, and marks it as truncated."""
 STOP_MAX: Final = 5.0
 """Seconds that the end of a tail that is left early may take."""
+_PATH_MAX: Final = 107
+"""Bytes of a socket's path, without the NUL byte: unix(7)."""
 _PROTOCOL: Final = 1
 _MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
 """The beginnings of the lines that are not events; no event has one of these keys."""
 
 
 def socket_path(path: str | os.PathLike[str] | None) -> Path:
-    """Return where to connect to: `path`, $QMOND_SOCKET or DEFAULT_SOCKET."""
-    return Path(path or os.environ.get("QMOND_SOCKET") or DEFAULT_SOCKET)
+    """Return where to connect to: `path`, $QMOND_SOCKET or DEFAULT_SOCKET.
+
+    Raises QmondError for a path that no socket can have.
+    """
+    found = Path(path or os.environ.get("QMOND_SOCKET") or DEFAULT_SOCKET)
+    if len(os.fsencode(found)) > _PATH_MAX:
+        raise QmondError(f"{found}: path too long, at most {_PATH_MAX} bytes")
+    return found
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------
@@ -53,6 +61,8 @@ def unreachable(path: Path, error: OSError) -> QmondError:
     """Return the error for a socket that does not take the connection."""
     if isinstance(error, PermissionError):
         hint = "only root and the members of the daemon's group may connect: see `qmonctl doctor`"
+    elif isinstance(error, ConnectionRefusedError) and not path.is_socket():
+        return QmondError(f"{path}: not a socket")
     else:
         hint = "is the daemon running? `systemctl status qmond`, or start `qmond` as root"
     return QmondError(f"{path}: {error.strerror}", hint=hint)

@@ -578,7 +578,25 @@ def test_a_task_that_is_cancelled_hangs_up(tmp_path: Path, answers: tuple[bytes,
 def test_a_text_that_is_not_utf_8_is_not_sent(tmp_path: Path, choice: Choice) -> None:
     answer = b'{"id":2,"ok":{"up":1}}\n'
     with peers(tmp_path / "s", (HELLO, answer)) as asked, Client(tmp_path / "s") as client:
-        with pytest.raises(RequestError, match="(guest|events): a text that is not valid UTF-8"):
+        with pytest.raises(RequestError, match=r"(guest|events): a text that is not valid UTF-8"):
             client.tail(**choice)
         assert client.status() == {"up": 1}, "the connection is of use"
     assert [request["op"] for request in asked] == ["status"]
+
+
+def test_a_path_that_is_no_socket_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    long = Path("/", "x" * 107)
+    for path, told in (
+        (tmp_path, f"{tmp_path}: not a socket"),
+        (tmp_path / "file", f"{tmp_path}/file: not a socket"),
+        (long, f"{long}: path too long, at most 107 bytes"),
+    ):
+        with pytest.raises(QmondError) as caught:
+            Client(path)
+        assert str(caught.value) == told
+        with pytest.raises(QmondError) as caught:
+            asyncio.run(AsyncClient(path).__aenter__())
+        assert str(caught.value) == told
+    with pytest.raises(QmondError, match="No such file"):
+        Client(long.with_name("x" * 106))

@@ -71,11 +71,11 @@ def _add_choice(which: argparse._ArgumentGroup) -> None:
     which.add_argument(
         "--pid",
         action="append",
-        type=int,
+        type=_pid,
         metavar="PID",
         help="only this process; may be given several times",
     )
-    which.add_argument("--tree", type=int, metavar="PID", help="a process and all its descendants")
+    which.add_argument("--tree", type=_pid, metavar="PID", help="a process and all its descendants")
     which.add_argument(
         "--arch",
         action="append",
@@ -274,3 +274,10 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"a number of lines is expected, not {text!r}")
     return int(text)
+
+
+def _pid(text: str) -> int:
+    try:
+        return int(text)  # the daemon knows the range
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a process ID is expected, not {text!r}") from error

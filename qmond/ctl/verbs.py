@@ -86,6 +86,12 @@ def _refuse(options: argparse.Namespace, message: str) -> NoReturn:
     completion.verb_parsers(options.parser)[options.verb].error(message)
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a path is expected")
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of qmonctl's arguments."""
     qmonctl = argparse.ArgumentParser(
@@ -97,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     )
     qmonctl.add_argument(
         "--socket",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help=f"the daemon's socket (default: $QMOND_SOCKET or {DEFAULT_SOCKET}); also after VERB",
     )
@@ -111,6 +117,6 @@ def parser() -> argparse.ArgumentParser:
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.add_argument("--socket", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        verb.add_argument("--socket", type=_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         module.add_arguments(verb)
     return qmonctl

@@ -23,6 +23,7 @@ KEYS: Final = frozenset(field.key for field in FIELDS)
 """Every key that a line can have."""
 
 _LAST_MAX: Final = 100_000
+_PID_MAX: Final = 1 << 22  # PID_MAX_LIMIT: include/linux/threads.h
 _PIDS_MAX: Final = 1024
 _WHERE_MAX: Final = 4096
 
@@ -76,6 +77,8 @@ def _pids(value: object) -> frozenset[int]:
         raise ValueError(
             f"at most {_PIDS_MAX} process IDs; `tree` names a process and all below it"
         )
+    if wrong := [pid for pid in value if not 1 <= pid <= _PID_MAX]:
+        raise ValueError(f"a process ID is from 1 to {_PID_MAX}, not {wrong[0]}")
     return frozenset(value)
 
 
@@ -119,7 +122,6 @@ def _truth(value: object) -> bool:
     return value
 
 
-_PID_MAX: Final = 1 << 22  # PID_MAX_LIMIT: include/linux/threads.h
 ARGUMENTS: Final[dict[str, Callable[[Any], Any]]] = {
     "events": _events,
     "pids": _pids,

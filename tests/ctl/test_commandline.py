@@ -37,3 +37,21 @@ def test_words_are_utf_8_in_any_locale(tmp_path: Path) -> None:
         )  # fmt: skip
     (request,) = asked
     assert (request["args"]["guest"], request["args"]["where"]) == ("*/ü", 'buf == "€"')
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tail", "--pid", "abc"], "argument --pid: a process ID is expected, not 'abc'"),
+        (["tail", "--tree", ""], "argument --tree: a process ID is expected, not ''"),
+        (["--socket", "", "ps"], "argument --socket: a path is expected"),
+        (["ps", "--socket", ""], "argument --socket: a path is expected"),
+    ],
+)
+def test_a_wrong_word_is_told_with_what_is_expected(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f": error: {told}\n")

@@ -29,7 +29,7 @@ def test_no_daemon_is_told_in_a_line_with_a_hint(
         (["fly"], "invalid choice: 'fly'"),
         (["tail", "-n", "-1"], "-n/--lines/--last: a number of lines is expected, not '-1'"),
         (["tail", "-n", "x"], "a number of lines is expected, not 'x'"),
-        (["tail", "--pid", "x"], "invalid int value: 'x'"),
+        (["tail", "--pid", "x"], "a process ID is expected, not 'x'"),
         (["tail", "--follow=retry", "--fields", "buf"], "add seq to --fields"),
         (["ps", "--bogus"], "unrecognized arguments: --bogus"),
         (["log-level", "loud"], "invalid choice: 'loud'"),

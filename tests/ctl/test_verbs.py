@@ -269,7 +269,7 @@ def test_no_daemon_is_told(place: Path, tmp_path: Path) -> None:
         assert "No such file or directory" in done.said + done.out, verb
     (tmp_path / "s").write_text("no socket")
     for verb, done in failures(place, tmp_path / "s").items():
-        assert "Connection refused" in done.said + done.out, verb
+        assert "not a socket" in done.said + done.out, verb
 
 
 @pytest.mark.parametrize("behave", [nothing, greeting_alone])

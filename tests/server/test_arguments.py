@@ -45,3 +45,10 @@ def test_a_glob_can_match_a_path(glob: str, is_right: bool) -> None:  # noqa: FB
     else:
         with pytest.raises(ValueError, match=r"path|glob"):
             ARGUMENTS["guest"](glob)
+
+
+@pytest.mark.parametrize("pid", [0, -1, -5, (1 << 22) + 1, 99_999_999])
+def test_a_process_id_is_one_that_a_process_can_have(pid: int) -> None:
+    assert ARGUMENTS["pids"]([1, 1 << 22]) == {1, 1 << 22}
+    with pytest.raises(ValueError, match=f"^a process ID is from 1 to 4194304, not {pid}$"):
+        ARGUMENTS["pids"]([1, pid])

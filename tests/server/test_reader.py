@@ -36,7 +36,7 @@ def timed(first: int, *moments: float) -> Frame:
         ({"last": 3}, [28, 29, 30]),
         ({"last": 2, "where": "fd % 10 == 5"}, [15, 25]),
         ({"from_seq": 26}, [26, 27, 28, 29, 30]),
-        ({"from_seq": 22, "pids": [0]}, [24, 27, 30]),
+        ({"from_seq": 22, "pids": [1]}, [22, 25, 28]),
         ({"last": 0}, []),
     ],
 )
