@@ -12,7 +12,7 @@ import orjson
 
 from qmond.log.files import Position
 from qmond.server.forkserver import ForkServer
-from qmond.server.reader import CPU_MAX
+from qmond.server.reader import CPU_MAX, NOT_BOOLEAN
 
 __all__ = ["Feed", "LiveStart", "Sink"]
 
@@ -238,4 +238,7 @@ def _reason(status: int | None) -> str:
     """Return in words how a reader ended."""
     if status == -signal.SIGPROF:
         return f"`where` took more than {CPU_MAX:g} s of CPU time for one line"
+    for kind, number in NOT_BOOLEAN.items():
+        if status == number:
+            return f"`where` gives {kind}, not true or false: compare it, as in fd == 3"
     return "complete" if status == 0 else f"the reader failed ({status})"

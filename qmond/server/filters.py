@@ -23,7 +23,25 @@ from qmond.events.tree import Tree
 from qmond.server.arguments import KEYS
 from qmond.server.protocol import Selection
 
-__all__ = ["Filter"]
+__all__ = ["KINDS", "Filter", "NotBooleanError"]
+
+KINDS: Final = {
+    (int, float): "a number",
+    (str,): "a text",
+    (bytes,): "bytes",
+    (list,): "a list",
+    (dict,): "a map",
+    (object,): "a value",
+}
+"""What an expression may give that is no answer."""
+
+
+class NotBooleanError(Exception):
+    """An expression gives something that is neither a boolean nor null, of one of KINDS."""
+
+    def __init__(self, value: object) -> None:
+        self.kind = next(KINDS[types] for types in KINDS if isinstance(value, types))
+        super().__init__(f"`where` gives {self.kind}, not true or false")
 
 
 def _process_keys(event: Event) -> tuple[str, ...]:
@@ -38,6 +56,7 @@ _PROCESSES: Final = {event.name: _process_keys(event) for event in EVENTS}
 class Filter:
     """A client's filter, line by line; it knows its tree from the lines that it has seen.
 
+    It raises NotBooleanError at a line for which its expression has no answer.
     `content` says whether the client may see what guests read and wrote.
     """
 
@@ -112,12 +131,26 @@ class _Where:
         for name in sorted(set(self._program.functions()) - _FUNCTIONS):
             if name.isidentifier():
                 raise _wrong(text, _place(text, name), f"there is no {name}()")
+        if not self._names:
+            self._check_constant()
 
     def __call__(self, values: dict[str, Any]) -> bool:
         try:
-            return self._program.execute({name: values.get(name) for name in self._names}) is True
+            found = self._program.execute({name: values.get(name) for name in self._names})
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
             return False  # the expression does not fit this line: a null has no contains()
+        if found is None or isinstance(found, bool):
+            return found is True
+        raise NotBooleanError(found)
+
+    def _check_constant(self) -> None:
+        """Raise RequestError if an expression without keys can never be true or false."""
+        try:
+            self({})
+        except NotBooleanError as error:
+            raise RequestError(
+                "BadArgument", f"where: it gives {error.kind}, not true or false"
+            ) from error
 
 
 _FUNCTIONS: Final = frozenset(

@@ -33,13 +33,15 @@ from qmond.errors import RequestError
 from qmond.log.files import Position
 from qmond.log.history import History, time_of, time_text
 from qmond.privileges import die_with_parent
-from qmond.server.filters import Filter
+from qmond.server.filters import KINDS, Filter, NotBooleanError
 from qmond.server.protocol import UNTIL_GRACE, Selection, described, parse_selection
 
-__all__ = ["CPU_MAX", "main"]
+__all__ = ["CPU_MAX", "NOT_BOOLEAN", "main"]
 
 CPU_MAX: Final = 1.0
 """Seconds of CPU time that an expression may take for one line."""
+NOT_BOOLEAN: Final = {kind: 10 + number for number, kind in enumerate(KINDS.values())}
+"""The exit status of a reader whose expression gives a value of this kind for a line."""
 
 _MEMORY: Final = 512 << 20
 """Bytes of address space of a reader."""
@@ -150,6 +152,9 @@ def _read(source_fd: int, sink_fd: int) -> int:
         sink.flush()
     except BrokenPipeError:  # the front has hung up
         return 0
+    except NotBooleanError as error:
+        sink.flush()
+        return NOT_BOOLEAN[error.kind]
     except OSError as error:
         sys.stderr.write(f"qmond: a client's reader: {error}\n")
         return 1

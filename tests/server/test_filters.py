@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qmond.errors import RequestError
 from qmond.events.content import without_content
 from qmond.events.table import NUMBER
-from qmond.server.filters import Filter
+from qmond.server.filters import Filter, NotBooleanError
 from qmond.server.protocol import Selection, parse_selection
 
 ALL = (1 << len(NUMBER)) - 1
@@ -53,7 +53,6 @@ READS = [
         ({"where": 'fd >= 0 && buf.contains("password")'}, [0]),
         ({"where": "len > 7 || event == 'SCHED_SWITCH'"}, [0, 2, 3]),
         ({"where": "fd == null"}, [3]),
-        ({"where": "'yes'"}, []),
         ({"events": ["READ"], "where": "fd == 3", "arch": ["aarch64"]}, [1]),
     ],
 )
@@ -251,3 +250,34 @@ def test_no_expression_does_harm(text: str) -> None:
         chosen(READS, where=text)
     except RequestError as error:
         assert error.args[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [
+        ("fd", "a number"),
+        ("fd + 1", "a number"),
+        ("double(fd)", "a number"),
+        ("buf", "a text"),
+        ("size(buf)", "a number"),
+        ("[fd]", "a list"),
+        ("{1: fd}", "a map"),
+        ("bytes(buf)", "bytes"),
+        ('fd == 0 ? duration("1s") : null', "a value"),
+    ],
+)
+def test_an_expression_that_is_no_test_is_told_at_the_first_line_that_shows_it(
+    where: str, kind: str
+) -> None:
+    assert chosen([line("SCHED_SWITCH", pid=1, cpu=0)], where=f"fd == null ? null : {where}") == []
+    with pytest.raises(NotBooleanError, match=f"^`where` gives {kind}, not true or false$"):
+        chosen(READS[:1], where=where)
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"), [("1", "a number"), ('"a"', "a text"), ("[1].map(x, x)", "a list")]
+)
+def test_a_constant_that_is_no_test_is_refused(where: str, kind: str) -> None:
+    with pytest.raises(RequestError, match=f"^where: it gives {kind}, not true or false$"):
+        chosen([], where=where)
+    assert chosen(READS[:1], where="[1, 2].exists(x, x > 1)")

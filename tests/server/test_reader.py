@@ -139,7 +139,9 @@ def test_a_wrong_expression_is_told_by_its_place(tmp_path: Path) -> None:
 
 def test_an_expression_that_never_ends_ends_its_reader(tmp_path: Path) -> None:
     many = "[" + ",".join(["1"] * 120) + "]"
-    endless = f"{many}.all(a,{many}.all(b,{many}.all(c,{many}.all(d,{many}.all(e,a+b+c+d+e>0)))))"
+    endless = (
+        f"{many}.all(a,{many}.all(b,{many}.all(c,{many}.all(d,{many}.all(e,fd+a+b+c+d+e>0)))))"
+    )
 
     async def scenario(hub: Hub, connect: Connect) -> None:
         peer = await connect()
@@ -149,6 +151,24 @@ def test_an_expression_that_never_ends_ends_its_reader(tmp_path: Path) -> None:
         hub.broadcast(numbered(1, 1))
         reason = (await peer.get())["end"]["reason"]
         assert reason == "`where` took more than 1 s of CPU time for one line"
+        assert "ok" in await peer.ask('{"op":"status"}')
+
+    play(tmp_path / "s", scenario)
+
+
+def test_an_expression_that_is_no_test_ends_its_tail_with_the_reason(tmp_path: Path) -> None:
+    async def scenario(hub: Hub, connect: Connect) -> None:
+        peer = await connect()
+        await peer.get()
+        request = {"op": "tail", "args": {"where": "fd < 2 ? fd == 1 : fd + 1"}}
+        assert await peer.ask(json.dumps(request)) == {"ok": {}}
+        hub.broadcast(numbered(1, 4))
+        assert (await peer.get())["seq"] == 1, "the lines before are sent"
+        reason = (await peer.get())["end"]["reason"]
+        assert reason == "`where` gives a number, not true or false: compare it, as in fd == 3"
+        request["args"] = {"where": "1 + 1"}
+        answer = await peer.ask(json.dumps(request))
+        assert answer["error"]["message"] == "where: it gives a number, not true or false"
         assert "ok" in await peer.ask('{"op":"status"}')
 
     play(tmp_path / "s", scenario)
