@@ -45,6 +45,8 @@ __all__ = ["add_arguments", "run"]
 
 _LINES: Final = 10
 """How many lines of the past, where nothing else is asked for: as tail(1)."""
+_LAST_MAX: Final = 100_000
+"""How many the daemon gives."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,9 +97,9 @@ def _add_times(when: argparse._ArgumentGroup) -> None:
         "--lines",
         "--last",
         dest="last",
-        type=_count,
+        type=_last,
         metavar="N",
-        help="begin with the last N lines",
+        help=f"begin with the last N lines, at most {_LAST_MAX:,}",
     )
     start.add_argument(
         "--since",
@@ -121,7 +123,6 @@ def _add_times(when: argparse._ArgumentGroup) -> None:
         nargs="?",
         choices=("once", "retry"),
         const="once",
-        default="once",
         help="retry: reconnect when the daemon restarts, and miss nothing (default: once)",
     )
 
@@ -255,7 +256,10 @@ def _text(value: str | None, option: str) -> str | None:
 
 def _items(values: list[str] | None, option: str) -> list[str]:
     """Return the items of an option that takes lists of names. Raises ArgumentError."""
-    return [utf8(item, f"argument {option}") for item in listed(values)]
+    items = [utf8(item, f"argument {option}") for item in listed(values)]
+    if "" in items or "-" in items:
+        raise ArgumentError(f"argument {option}: an empty name")
+    return items
 
 
 def _events(included: list[str], excluded: list[str], *, switches: bool) -> list[str] | None:
@@ -274,6 +278,12 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"a number of lines is expected, not {text!r}")
     return int(text)
+
+
+def _last(text: str) -> int:
+    if (count := _count(text)) > _LAST_MAX:
+        raise argparse.ArgumentTypeError(f"at most {_LAST_MAX:,} lines; --since has no limit")
+    return count
 
 
 def _pid(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 from qmond.events.fields import Group
@@ -57,10 +58,14 @@ def resolve(words: Iterable[str], names: Iterable[str] = _PUBLIC) -> list[str]:
         word = word.removeprefix("-")
         return meant.get(word.upper()) or meant.get(word.lower()) or []
 
-    if unknown := [word for word in words if not events(word)]:
+    if "" in words or "-" in words:
+        raise ValueError("an empty name")
+    if unknown := [word.removeprefix("-") for word in words if not events(word)]:
+        close = dict.fromkeys(match for word in unknown for match in _close(word, meant))
+        perhaps = f", perhaps {' or '.join(close)}" if close else ""
         raise ValueError(
-            f"unknown: {', '.join(unknown)}; there are the groups {', '.join(groups(names))}; "
-            f"and the events {', '.join(names)}"
+            f"unknown: {', '.join(unknown)}{perhaps}; there are the groups "
+            f"{', '.join(groups(names))}; and the events {', '.join(names)}"
         )
     included = [word for word in words if not word.startswith("-")]
     excluded = [word for word in words if word.startswith("-")]
@@ -69,3 +74,9 @@ def resolve(words: Iterable[str], names: Iterable[str] = _PUBLIC) -> list[str]:
     if not chosen:
         raise ValueError(f"no event is left: {', '.join(words)}")
     return [name for name in names if name in chosen]
+
+
+def _close(word: str, names: Iterable[str]) -> list[str]:
+    """Return the names that are most like a word, in any case."""
+    by_case = {name.upper(): name for name in names}
+    return [by_case[match] for match in get_close_matches(word.upper(), by_case)]

@@ -7,6 +7,7 @@ what was expected.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from datetime import datetime
 from difflib import get_close_matches
@@ -22,6 +23,8 @@ __all__ = ["ARGUMENTS", "KEYS", "STARTS", "Events"]
 KEYS: Final = frozenset(field.key for field in FIELDS)
 """Every key that a line can have."""
 
+_CLASS: Final = re.compile(r"\[!?+\]?+[^\]]*\]")
+"""A class of characters in a glob: fnmatch(3)."""
 _LAST_MAX: Final = 100_000
 _PID_MAX: Final = 1 << 22  # PID_MAX_LIMIT: include/linux/threads.h
 _PIDS_MAX: Final = 1024
@@ -37,6 +40,8 @@ class Events(NamedTuple):
 
 def _events(value: object) -> Events:
     words = _strings(value, "event names")
+    if not words:
+        raise ValueError("an empty list; a list of event names is needed")
     return Events(
         resolve(words), frozenset(word.upper() for word in words if word.upper() in NUMBER)
     )
@@ -58,6 +63,8 @@ def _arch(value: object) -> frozenset[str]:
 def _strings(value: object, what: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"a list of {what} is needed")
+    if "" in value:
+        raise ValueError(f"an empty name; a list of {what} is needed")
     return value
 
 
@@ -87,6 +94,8 @@ def _glob(value: object) -> str:
         raise ValueError("a glob is needed, such as sh or */bin/sh")
     if value.endswith("/") or "\0" in value:
         raise ValueError("no path of a program ends with a slash, or has a NUL byte")
+    if "[" in _CLASS.sub("", value):
+        raise ValueError("a [ has no ] after it; [[] stands for the character itself")
     return value
 
 

@@ -44,10 +44,19 @@ def test_words_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     [
         (["tail", "--pid", "abc"], "argument --pid: a process ID is expected, not 'abc'"),
         (["tail", "--tree", ""], "argument --tree: a process ID is expected, not ''"),
+        (["tail", "--event", ""], "argument --event: an empty name"),
+        (["tail", "--event", "READ,,WRITE"], "argument --event: an empty name"),
+        (["tail", "--not-event", ""], "argument --not-event: an empty name"),
+        (["tail", "--arch", "arm,"], "argument --arch: an empty name"),
+        (["tail", "--fields", ""], "argument --fields: an empty name"),
+        (["tail", "--no-follow", "--follow"],
+         "argument --follow: not allowed with argument --no-follow"),
+        (["tail", "-n", "100001"],
+         "argument -n/--lines/--last: at most 100,000 lines; --since has no limit"),
         (["--socket", "", "ps"], "argument --socket: a path is expected"),
         (["ps", "--socket", ""], "argument --socket: a path is expected"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_word_is_told_with_what_is_expected(
     capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:

@@ -42,13 +42,34 @@ def test_words_stand_for_events_in_the_order_of_the_table(
         assert resolve(words) == events
 
 
-@pytest.mark.parametrize("word", ["REED", "-REED", "", "-", "--net", "IMAGE", "nets"])
+@pytest.mark.parametrize("word", ["XYZZY", "-XYZZY", "--xyz"])
 def test_an_unknown_word_is_told_with_what_there_is(word: str) -> None:
     with pytest.raises(ValueError, match="unknown: ") as caught:
         resolve(["READ", word])
     told = str(caught.value)
-    assert told.startswith(f"unknown: {word}; there are the groups all, default, original, ")
+    assert told.startswith(
+        f"unknown: {word.removeprefix('-')}; there are the groups all, default, original, "
+    )
     assert told.endswith(f"; and the events {', '.join(PUBLIC_NAMES)}")
+
+
+@pytest.mark.parametrize(
+    ("word", "close"),
+    [("REED", "READ"), ("-reed", "READ"), ("nets", "net"), ("Proces", "process"), ("IMAGE", "")],
+)
+def test_an_unknown_word_is_told_with_those_that_are_like_it(word: str, close: str) -> None:
+    with pytest.raises(ValueError, match="unknown: ") as caught:
+        resolve([word])
+    told, _, _ = str(caught.value).partition("; ")
+    first, _, like = told.partition(", perhaps ")
+    assert first == f"unknown: {word.removeprefix('-')}"
+    assert close in like.split(" or ") if close else "PROCESS" not in like
+
+
+@pytest.mark.parametrize("word", ["", "-"])
+def test_an_empty_word_is_told(word: str) -> None:
+    with pytest.raises(ValueError, match=r"^an empty name$"):
+        resolve(["READ", word])
 
 
 def test_only_the_callers_events_are_meant_and_named() -> None:

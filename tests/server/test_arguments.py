@@ -26,7 +26,6 @@ def test_architectures_are_those_of_qemu_in_any_case() -> None:
         ("arm64", "unknown: arm64, perhaps arm"),
         ("mipsle", "unknown: mipsle, perhaps mipsel"),
         ("system", "unknown: system"),
-        ("", "unknown: ; there are aarch64, "),
     ],
 )
 def test_an_unknown_architecture_is_refused_and_where_takes_it(name: str, told: str) -> None:
@@ -37,13 +36,24 @@ def test_an_unknown_architecture_is_refused_and_where_takes_it(name: str, told: 
 
 @pytest.mark.parametrize(
     ("glob", "is_right"),
-    [("busybox", True), ("/", False), ("*/", False), ("a\0b", False), ("x" * 4097, False)],
+    [
+        ("busybox", True),
+        ("a[!]b]c[]d]", True),
+        ("[[]", True),
+        ("[", False),
+        ("a[!]b", False),
+        ("[a][b", False),
+        ("/", False),
+        ("*/", False),
+        ("a\0b", False),
+        ("x" * 4097, False),
+    ],
 )
 def test_a_glob_can_match_a_path(glob: str, is_right: bool) -> None:  # noqa: FBT001
     if is_right:
         assert ARGUMENTS["guest"](glob) == glob
     else:
-        with pytest.raises(ValueError, match=r"path|glob"):
+        with pytest.raises(ValueError, match=r"path|glob|no ]"):
             ARGUMENTS["guest"](glob)
 
 
@@ -52,3 +62,14 @@ def test_a_process_id_is_one_that_a_process_can_have(pid: int) -> None:
     assert ARGUMENTS["pids"]([1, 1 << 22]) == {1, 1 << 22}
     with pytest.raises(ValueError, match=f"^a process ID is from 1 to 4194304, not {pid}$"):
         ARGUMENTS["pids"]([1, pid])
+
+
+@pytest.mark.parametrize("argument", ["events", "arch", "fields"])
+def test_an_empty_name_is_told(argument: str) -> None:
+    with pytest.raises(ValueError, match=r"^an empty name; a list of .* is needed$"):
+        ARGUMENTS[argument]([""])
+
+
+def test_an_empty_list_of_events_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^an empty list; a list of event names is needed$"):
+        ARGUMENTS["events"]([])

@@ -136,7 +136,6 @@ def test_what_can_match_no_line_is_refused(argument: dict[str, Any]) -> None:
         parse_selection({"events": [*events, "TRACK_ADOPT"], **argument}, ALL, 0)
     parse_selection({"events": ["SCHED_SWITCH"], **argument}, ALL, 0)
     parse_selection(argument, ALL, 0)
-    parse_selection({"events": [], **argument}, ALL, 0)
     needed = sum(1 << NUMBER[name] for name in ("TRACK_FORK", "TRACK_ADOPT", "EXIT", "LOST"))
     with pytest.raises(RequestError, match="no line of LOST, DROPPED, GAP has a"):
         parse_selection({"events": ["loss"], **argument}, needed, 0)
