@@ -59,6 +59,7 @@ class Client:
         other side does not speak this version of the protocol. So does whatever takes longer than
         `timeout` seconds, except the lines of a tail; then the connection is of no more use.
         """
+        wire.check_timeout(timeout)
         self._path = wire.socket_path(path)
         self._timeout = timeout
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypedDict, cast
 
 from qmond.errors import ProtocolError, QmondError, RequestError
+from qmond.wire import sendable
 
 __all__ = ["Choice", "Cursor", "is_over"]
 
@@ -164,6 +165,6 @@ def _with_lists(choice: Choice) -> Choice:
     """Return the Choice with its iterables as lists, so that they can be sent again."""
     values: dict[str, Any] = {**choice}
     for key, value in values.items():
-        if value is not None and not isinstance(value, str | int):
-            values[key] = list(value)
+        if value is not None:
+            values[key] = sendable(key, value)
     return cast("Choice", values)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ __all__ = [
     "LINE_MAX",
     "STOP_MAX",
     "answer",
+    "check_timeout",
     "closed",
     "ended",
     "greeting",
@@ -26,6 +29,7 @@ __all__ = [
     "is_end",
     "late",
     "request",
+    "sendable",
     "socket_path",
     "too_long",
     "unreachable",
@@ -38,6 +42,8 @@ STOP_MAX: Final = 5.0
 """Seconds that the end of a tail that is left early may take."""
 _PATH_MAX: Final = 107
 """Bytes of a socket's path, without the NUL byte: unix(7)."""
+_TIMEOUT_MAX: Final = 1e9
+"""Seconds. A socket takes no more than some centuries."""
 _PROTOCOL: Final = 1
 _MESSAGES: Final = (b'{"id":', b'{"end":', b'{"error":')
 """The beginnings of the lines that are not events; no event has one of these keys."""
@@ -52,6 +58,15 @@ def socket_path(path: str | os.PathLike[str] | None) -> Path:
     if len(os.fsencode(found)) > _PATH_MAX:
         raise QmondError(f"{found}: path too long, at most {_PATH_MAX} bytes")
     return found
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Raise TypeError or ValueError for a time-out that a socket cannot have."""
+    told = f"timeout: a number of seconds above 0 is expected, or None, not {seconds!r}"
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+        raise TypeError(told)
+    if seconds is not None and not 0 < seconds <= _TIMEOUT_MAX:
+        raise ValueError(told)
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------
@@ -110,19 +125,26 @@ def in_use(path: Path, what: str) -> QmondError:
 def request(number: int, op: str, args: dict[str, Any]) -> bytes:
     """Return a request; `number` is its `id`. An argument that is None is left out.
 
-    Raises RequestError where a text cannot be sent.
+    Raises RequestError where a text cannot be sent, TypeError for a value of a wrong type.
     """
-    given = {
-        key: value if isinstance(value, str | int | float) else list(value)
-        for key, value in args.items()
-        if value is not None
-    }
+    given = {key: sendable(key, value) for key, value in args.items() if value is not None}
     for key, value in given.items():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:  # a lone surrogate, as of os.fsdecode
             raise RequestError("BadArgument", f"{key}: a text that is not valid UTF-8") from error
     return json.dumps({"id": number, "op": op, "args": given}).encode() + b"\n"
+
+
+def sendable(key: str, value: Any) -> str | float | list[Any]:  # noqa: ANN401 - a caller's mistake
+    """Return an argument as JSON can have it. Raises TypeError where it cannot."""
+    if isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime):
+        raise TypeError(f"{key}: a text is expected, such as that of isoformat(), not a datetime")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{key}: a text, a number or a list is expected, not {value!r}")
+    return list(value)
 
 
 def greeting(path: Path, line: bytes) -> dict[str, Any]:

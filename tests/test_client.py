@@ -600,3 +600,28 @@ def test_a_path_that_is_no_socket_is_told(tmp_path: Path) -> None:
         assert str(caught.value) == told
     with pytest.raises(QmondError, match="No such file"):
         Client(long.with_name("x" * 106))
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(-1, ValueError), (0, ValueError), (float("nan"), ValueError), (float("inf"), ValueError),
+     ("5", TypeError), (True, TypeError)],
+)  # fmt: skip
+def test_a_timeout_is_a_number_above_0(
+    tmp_path: Path, timeout: Any, error: type[Exception]
+) -> None:
+    for connect in (Client, lambda *args, **more: next(follow(*args, **more))):
+        with pytest.raises(error, match=r"^timeout: a number of seconds above 0 is expected"):
+            connect(tmp_path / "none", timeout=timeout)
+
+
+@pytest.mark.parametrize("key", ["since", "until"])
+def test_a_time_is_a_text(tmp_path: Path, key: str) -> None:
+    choice: Any = {key: datetime.now(UTC)}
+    with peers(tmp_path / "s", (HELLO,)), Client(tmp_path / "s") as client:
+        with pytest.raises(TypeError, match=f"^{key}: a text is expected, such as that of isofor"):
+            client.tail(**choice)
+        with pytest.raises(TypeError, match=f"^{key}: a text is expected, such as that of isofor"):
+            next(follow(tmp_path / "s", **choice))
+    with pytest.raises(TypeError, match=r"^pids: a text, a number or a list is expected, not <obj"):
+        next(follow(tmp_path / "s", pids=object()))  # type: ignore[arg-type]

@@ -173,6 +173,8 @@ def run(options: argparse.Namespace) -> int:
     times, terminal = _times(options), sys.stdout.isatty()
     form = options.output or ("short" if terminal else "json")
     choice = _choice(options, times, switches=not (terminal and form == "short"))
+    if form == "strace" and choice["fields"] and not {"event", "evt"} & {*choice["fields"]}:
+        raise ArgumentError("-o strace needs the name of each event: add event to --fields")
     begin = retrying if options.follow == "retry" else once
     look = partial(_look, choice)
     lines = begin(options.socket, choice, look=look, say=_say)

@@ -53,6 +53,8 @@ def test_words_are_utf_8_in_any_locale(tmp_path: Path) -> None:
          "argument --follow: not allowed with argument --no-follow"),
         (["tail", "-n", "100001"],
          "argument -n/--lines/--last: at most 100,000 lines; --since has no limit"),
+        (["tail", "-o", "strace", "--fields", "pid,buf"],
+         "-o strace needs the name of each event: add event to --fields"),
         (["--socket", "", "ps"], "argument --socket: a path is expected"),
         (["ps", "--socket", ""], "argument --socket: a path is expected"),
     ],
