@@ -68,6 +68,7 @@ TESTED_TOGETHER = {
     "ctl.runs.commandtree": "ctl/test_recording",
     "ctl.runs.digest": "ctl/test_recording",
     "ctl.runs.missing": "ctl/test_recording",
+    "ctl.runs.ostext": "ctl/test_recording",
     "ctl.runs.summary": "ctl/test_recording",
     "ctl.show.printing": "ctl/test_tail",
     "ctl.show.sampling": "ctl/test_top",

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 from qmond.ctl.commandline import listed
 from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.runs import ARCHIVES
+from qmond.ctl.runs.ostext import text_of
 from qmond.ctl.show.text import complaint, printable
 from qmond.errors import ArgumentError, QmondError
 from qmond.lognames import LIVE
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     if fault:
         sys.stderr.write(complaint(fault))
     if options.quiet:
-        text = f"qmonctl: {printable(str(output))}: {_verdict(recording)}\n"
+        text = f"qmonctl: {printable(text_of(str(output)))}: {_verdict(recording)}\n"
     sys.stderr.write(text)
     return _NO_GUEST if status == 0 and not recording.digest.processes else status
 

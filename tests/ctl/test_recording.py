@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import os
 import signal
@@ -503,6 +505,56 @@ def test_lines_that_make_no_sense_are_told_and_those_that_were_missed(
     said = capsys.readouterr().err
     assert "a line that makes no sense: KeyError('evt'); the last line was 0; " in said
     assert "lines 1 to 7 were not received; " in said
+
+
+def record_with(
+    path: Path, *words: str | bytes, **more: Any
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Run qmonctl's record as a process, with the stand-in for the daemon; returns its folder."""
+    out = path / "out"
+    code = "import sys; from qmond.ctl import main; sys.exit(main())"
+    begin = [sys.executable, "-c", code, "--socket", str(path / "s"), "record", "-o", str(out)]
+    known = standin.answers(path)
+    names = [row["name"] for row in known["events"]]
+    known["status"]["counters"] = dict.fromkeys(names, standin.COUNTER)
+    with standin.standing_in(path / "s", known):
+        done = subprocess.run(
+            [*begin, *words], capture_output=True, text=True, timeout=60, check=False, **more
+        )
+    return done, out
+
+
+BAD = b"/\xff\xc3\xa9"
+
+
+@pytest.mark.parametrize("locale", [{}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
+def test_bytes_that_are_no_text_are_kept(tmp_path: Path, locale: dict[str, str]) -> None:
+    folder = os.fsencode(tmp_path) + BAD
+    os.mkdir(folder)
+    words = ("--", "sh", "-c", "exit 3", BAD, "é")
+    env = os.environ | locale | {"LC_ALL": "C" if locale else "C.UTF-8"}
+    done, out = record_with(tmp_path, *words, cwd=folder, env=env)
+    assert done.returncode == 3, done.stderr
+    said = json.loads((out / "summary.json").read_bytes())
+    assert said["command"] == ["sh", "-c", "exit 3", "/\ufffdé", "é"]
+    assert [base64.b64decode(word) for word in said["command_b64"]][3:] == [BAD, "é".encode()]
+    assert said["directory"] == f"{tmp_path}/\ufffdé"
+    assert base64.b64decode(said["directory_b64"]) == folder
+    assert "exit 3 /\ufffdé é: " in (out / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_texts_have_no_second_form(tmp_path: Path) -> None:
+    done, out = record_with(tmp_path, "--", "sh", "-c", "exit 3", "é")
+    assert done.returncode == 3
+    said = json.loads((out / "summary.json").read_bytes())
+    assert said["command"][-1] == "é"
+    assert not [key for key in said if key.endswith("_b64")]
+
+
+def test_a_command_that_is_no_text_is_told(tmp_path: Path) -> None:
+    done, _ = record_with(tmp_path, "--", BAD, env=os.environ | {"LC_ALL": "C.UTF-8"})
+    assert done.returncode == 127
+    assert done.stderr.startswith("qmonctl: /\ufffdé: No such file or directory\n")
 
 
 def test_what_a_daemon_says_cannot_drive_the_terminal(

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from qmond.ctl.runs.ostext import text_of
 from qmond.errors import QmondError
 
 __all__ = [
@@ -77,7 +78,8 @@ def run(words: list[str], mask: set[signal.Signals]) -> tuple[int, str]:
         pid = os.posix_spawnp(words[0], words, os.environ, setsigmask=mask, setsigdef=default)
     except OSError as error:
         is_missing = isinstance(error, FileNotFoundError)
-        return _NOT_FOUND if is_missing else _NOT_EXECUTABLE, f"{words[0]}: {error.strerror}"
+        status = _NOT_FOUND if is_missing else _NOT_EXECUTABLE
+        return status, f"{text_of(words[0])}: {error.strerror}"
     return _await(pid), ""
 
 

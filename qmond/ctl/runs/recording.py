@@ -19,6 +19,7 @@ from qmond.ctl.runs import ancestors, command, summary
 from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import LISTED, Digest
 from qmond.ctl.runs.missing import Missing
+from qmond.ctl.runs.ostext import keys_of, text_of
 from qmond.errors import ArgumentError, QmondError
 from qmond.escape import json_bytes
 from qmond.events.groups import resolve
@@ -270,8 +271,8 @@ class Recording:
         about, digest = self._client.about, self.digest
         is_all = self._wanted >= set(self._known) - _OF_NO_PROCESS
         return {
-            "command": self._words,
-            "directory": os.getcwd(),
+            **keys_of("command", self._words),
+            **keys_of("directory", os.getcwd()),
             **self._result,
             "complete": not self.missing,
             "missing": self.missing,
@@ -284,7 +285,7 @@ class Recording:
             "captured_bytes": self._config["capture"]["bytes"],
             "version": about["version"],
             "boot_id": about["boot_id"],
-            "host": os.uname().nodename,
+            "host": text_of(os.uname().nodename),
             "kernel": os.uname().release,
         }
 
@@ -294,8 +295,9 @@ class Recording:
         `output` is the name that the text has for the record. Raises OSError.
         """
         (folder / "summary.json").write_bytes(json_bytes(self._summary(), indent=True) + b"\n")
-        run = summary.Run(self._words, self._result["exit"], self._seconds)
-        text = "".join(summary.lines(self.digest, run, self.missing, str(output)))
+        words = list(map(text_of, self._words))
+        run = summary.Run(words, self._result["exit"], self._seconds)
+        text = "".join(summary.lines(self.digest, run, self.missing, text_of(str(output))))
         (folder / "summary.txt").write_text(text, encoding="utf-8")
         for name in ("tree", "files", "sockets"):
             with (folder / f"{name}.txt").open("w", encoding="utf-8") as file:
