@@ -10,7 +10,7 @@ from qmond.errors import ArgumentError
 
 __all__ = ["joined", "listed", "utf8"]
 
-_OPTIONS: Final = frozenset({"--event", "--not-event", "--since", "--until"})
+_OPTIONS: Final = frozenset({"--event", "--not-event", "--since", "--until", "--wait"})
 """Options whose value may begin with a hyphen: `-SCHED_SWITCH`, `-5m`."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmond.ctl import verbs
 from qmond.ctl.interrupts import end_on_ctrl_c
-from qmond.ctl.show.text import complaint
+from qmond.ctl.show.text import complaint, fault
 from qmond.errors import QmondError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _guarded(arguments: list[str] | None) -> int:
     except OSError as error:
         _complain(f"{error.filename or 'standard output'}: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001 - the program's edge: a user sees no traceback
-        _complain(_fault(error))
+        _complain(fault(error))
     return _FAILED
 
 
@@ -59,17 +59,6 @@ def _flushed(arguments: list[str] | None) -> int:
         raise
     sys.stdout.flush()
     return status
-
-
-def _fault(error: Exception) -> str:
-    import traceback  # noqa: PLC0415 - seldom needed
-
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{os.path.basename(last.filename)}, line {last.lineno}"
-    return (
-        f"internal fault: {type(error).__name__}: {error} ({where})\n"
-        "  is the daemon of another version? See `qmonctl doctor`. If not, please report this."
-    )
 
 
 def _complain(message: str) -> None:

@@ -31,7 +31,7 @@ from qmond.ctl.commandline import listed
 from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.runs import ARCHIVES
 from qmond.ctl.runs.ostext import text_of
-from qmond.ctl.show.text import complaint, printable
+from qmond.ctl.show.text import complaint, fault, printable
 from qmond.errors import ArgumentError, QmondError
 from qmond.lognames import LIVE
 from qmond.units import parse_seconds
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 _NO_GUEST, _FAILED = 124, 125  # the latter is that of env(1) and timeout(1)
+_NO_ARCHIVES: Final = (".zip", ".tar", ".gz", ".xz", ".bz2", ".zst")
 _WAIT: Final = 10.0
 """Seconds that are waited for processes which the command left."""
 
@@ -51,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
-        metavar="DIR|FILE.tar.gz",
+        type=_output,
+        metavar="DIR|FILE.tgz",
         help="a folder or an archive, which must not exist",
     )
     parser.add_argument(
@@ -84,28 +85,36 @@ def run(options: argparse.Namespace) -> int:
 
     clean_up_on_ctrl_c()
     output: Path | None = options.output
+    status = None
     try:
         recording = Recording(options.socket, options.command, listed(options.event))
         with _folder(output) as (output, folder):
             with open(folder / LIVE, "xb", opener=_private) as out:
-                status, fault = recording.run(out, options.wait, _tell)
+                status, why_not = recording.run(out, options.wait, _tell)
             text = recording.write(folder, output)
     except OSError as error:
-        return _fail(f"{error.filename or output}: {error.strerror}")
+        return _fail(f"{error.filename or output}: {error.strerror}{_given_up(status)}")
     except ArgumentError:
         raise
     except QmondError as error:
         return _fail(str(error))
+    except Exception as error:  # noqa: BLE001 - status 1 would be taken for the command's
+        return _fail(fault(error) + _given_up(status))
     if recording.write_error:
-        return _fail(
-            f"{output}: {recording.write_error.strerror}; the command's exit status was {status}"
-        )
-    if fault:
-        sys.stderr.write(complaint(fault))
+        return _fail(f"{output}: {recording.write_error.strerror}{_given_up(status)}")
+    if why_not:
+        sys.stderr.write(complaint(why_not))
     if options.quiet:
         text = f"qmonctl: {printable(text_of(str(output)))}: {_verdict(recording)}\n"
     sys.stderr.write(text)
     return _NO_GUEST if status == 0 and not recording.digest.processes else status
+
+
+def _given_up(status: int | None) -> str:
+    """Return what is told of a record that could not be written whole, if its command has run."""
+    if status is None:
+        return ""
+    return f"; the record is not complete; the command's exit status was {status}"
 
 
 def _tell(text: str) -> None:
@@ -115,9 +124,21 @@ def _tell(text: str) -> None:
 def _verdict(recording: Recording) -> str:
     """Return the result in one line: the size of the record, and whether it is complete."""
     digest, missing = recording.digest, recording.missing
-    size = f"{digest.counts.total()} events of {len(digest.processes)} processes, "
+    count = len(digest.processes)
+    processes = "1 process" if count == 1 else f"{count} processes"
+    size = f"{digest.counts.total()} events of {processes}, "
     reasons = printable("; ".join(missing))
     return size + (f"NOT COMPLETE: {reasons}" if missing else "complete")
+
+
+def _output(text: str) -> Path:
+    """Parse the value of --output."""
+    is_other = text.endswith(_NO_ARCHIVES) and not text.endswith(ARCHIVES)
+    if not text or is_other:
+        raise argparse.ArgumentTypeError(
+            f"a folder, or an archive that ends in {' or '.join(ARCHIVES)}, is needed, not {text!r}"
+        )
+    return Path(text)
 
 
 def _wait(text: str) -> float:

@@ -71,7 +71,8 @@ def run(arguments: list[str] | None) -> int:
     words = joined(sys.argv[1:] if arguments is None else arguments)
     options, unknown = qmonctl.parse_known_args(words, argparse.Namespace(parser=qmonctl))
     if unknown:
-        _refuse(options, f"unrecognized arguments: {' '.join(unknown)}")
+        hint = "; put the command after --" if options.verb == "record" else ""
+        _refuse(options, f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
         return _VERBS[options.verb].run(options)
     except ArgumentError as error:

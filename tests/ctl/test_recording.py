@@ -18,7 +18,7 @@ import standin
 from peer import HELLO, hello, peers
 
 from qmond.ctl import main, record
-from qmond.ctl.runs import ancestors, recording, summary
+from qmond.ctl.runs import ancestors, command, recording, summary
 from qmond.ctl.runs.commandtree import CommandTree
 from qmond.ctl.runs.digest import Digest
 from qmond.ctl.runs.missing import Missing
@@ -381,12 +381,52 @@ def start(*words: str) -> subprocess.Popen[str]:
         (["sh", "-c", "kill -9 $$"], 137, ""),
         (["/no/such/thing"], 127, "/no/such/thing: No such file or directory"),
         (["no-such-thing"], 127, "no-such-thing: No such file or directory"),
+        ([""], 127, "'': No such file or directory"),
         (["/etc/passwd"], 126, "/etc/passwd: Permission denied"),
     ],
 )
 def test_the_status_is_as_a_shell_has_it(words: list[str], status: int, said: str) -> None:
     with start(*words) as process:
         assert (process.wait(20), process.communicate()[1]) == (status, said)
+
+
+def test_a_signal_that_another_thread_got_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_LOOK", 0.05)
+    monkeypatch.setattr(command, "_WAITED_FOR", {signal.SIGUSR2})  # nobody sends that
+    pid = os.posix_spawnp("sh", ["sh", "-c", "sleep 0.1; exit 3"], os.environ)
+    assert command._await(pid) == 3
+
+
+@pytest.mark.parametrize("output", ["", "x.zip", "x.tar", "x.tar.xz", "x.jsonl.gz"])
+def test_an_archive_of_another_kind_is_refused(
+    output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["record", "-o", output, "--", "true"])
+    assert caught.value.code == 2
+    assert "ends in .tar.gz or .tgz" in capsys.readouterr().err
+
+
+def test_the_command_belongs_after_the_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["sh", "-c", "x"], "put the command after --"),
+        (["--wait", "-5s", "--", "true"], "0 or forever, is needed"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["record", *words])
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_fault_is_not_the_commands_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(recording, "Recording", fail)
+    assert main(["record", "-o", str(tmp_path / "x"), "--", "true"]) == 125
+    assert "internal fault: ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -82,7 +82,7 @@ def test_samples_have_rates_and_survive_the_daemons_absence() -> None:
     assert "READ" in summary(second)
     assert summary(second).startswith("3 processes")
     daemon.truncated = True
-    assert summary(asking.sample()).startswith("3 (not all) processes")
+    assert summary(asking.sample()).startswith("3 processes (not all)")
     daemon.away = True
     assert summary(asking.sample()).startswith("the daemon hung up")
     assert "No such file" in summary(asking.sample())

@@ -29,6 +29,8 @@ _WAITED_FOR: Final = _FORWARDED | {signal.SIGCHLD}
 _PR_SET_CHILD_SUBREAPER: Final = 36  # include/uapi/linux/prctl.h
 _SLOW: Final = 1.0
 """Seconds of waiting for descendants until the user is told."""
+_LOOK: Final = 1.0
+"""Seconds until the command is looked at without a signal."""
 _SLEEP_MAX: Final = 3600.0
 
 
@@ -73,6 +75,8 @@ def run(words: list[str], mask: set[signal.Signals]) -> tuple[int, str]:
     `mask` is the signal mask of the command. Returns the exit status as a shell reports it, and the
     error if the command could not be started, or "". Descendants of the command may run on.
     """
+    if not words[0]:
+        return _NOT_FOUND, "'': No such file or directory"
     default = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these; the command must not
     try:
         pid = os.posix_spawnp(words[0], words, os.environ, setsigmask=mask, setsigdef=default)
@@ -85,8 +89,9 @@ def run(words: list[str], mask: set[signal.Signals]) -> tuple[int, str]:
 
 def _await(command: int) -> int:
     while True:
-        received = signal.sigwaitinfo(_WAITED_FOR)
-        if received.si_signo != signal.SIGCHLD:
+        # where a thread of the caller does not block SIGCHLD, it may get it
+        received = signal.sigtimedwait(_WAITED_FOR, _LOOK)
+        if received is not None and received.si_signo != signal.SIGCHLD:
             if received.si_code <= 0:  # from a process; the terminal signals the command itself
                 os.kill(command, received.si_signo)
             continue

@@ -46,7 +46,7 @@ _NAMESPACE_HINT: Final = (
     "mounted at the daemon's `procfs`: see docs/operations.md"
 )
 _LEFT_BEHIND: Final = "the command has ended; waiting for processes that it left (^C ends the wait)"
-_LATE: Final = "waiting for the last lines of the daemon, at most some minutes"
+_LATE: Final = "waiting for the last lines of the daemon"
 _SLOW: Final = 2.0
 """Seconds until the user is told that the daemon is waited for."""
 _KEYS: Final = ("events", "fields", "limits", "match", "capture")

@@ -100,5 +100,7 @@ def summary(sample: Sample) -> str:
     figures = "  ".join(f"{name} {value}" for name, value in sample.totals.items())
     most = sorted(sample.rates.items(), key=lambda item: -item[1])[:6]
     types = "  ".join(f"{printable(name)} {rate:.0f}/s" for name, rate in most)
-    count = f"{len(sample.processes)}{' (not all)' if sample.truncated else ''}"
-    return f"{count} processes  {total:.0f} events/s  {figures}\n{types or 'quiet'}"
+    count = len(sample.processes)
+    processes = "1 process" if count == 1 else f"{count} processes"
+    processes += " (not all)" if sample.truncated else ""
+    return f"{processes}  {total:.0f} events/s  {figures}\n{types or 'quiet'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from bisect import bisect_right
@@ -16,6 +17,7 @@ __all__ = [
     "columns",
     "complaint",
     "cut",
+    "fault",
     "pad",
     "pointed",
     "print_json",
@@ -41,6 +43,18 @@ def printable(text: str) -> str:
 def complaint(message: str) -> str:
     """Return an error as it is told. Its text may be from outside: it cannot drive a terminal."""
     return "qmonctl: " + "\n".join(map(printable, message.split("\n"))) + "\n"
+
+
+def fault(error: Exception) -> str:
+    """Return what is told of an exception that nobody has foreseen."""
+    import traceback  # noqa: PLC0415 - seldom needed
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(last.filename)}, line {last.lineno}"
+    return (
+        f"internal fault: {type(error).__name__}: {error} ({where})\n"
+        "  is the daemon of another version? See `qmonctl doctor`. If not, please report this."
+    )
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
