@@ -31,7 +31,7 @@ from qmond.ctl.commandline import listed
 from qmond.ctl.interrupts import clean_up_on_ctrl_c
 from qmond.ctl.runs import ARCHIVES
 from qmond.ctl.runs.ostext import text_of
-from qmond.ctl.show.text import complaint, fault, printable
+from qmond.ctl.show.text import complaint, fault, printable, process_count
 from qmond.errors import ArgumentError, QmondError
 from qmond.lognames import LIVE
 from qmond.units import parse_seconds
@@ -124,9 +124,7 @@ def _tell(text: str) -> None:
 def _verdict(recording: Recording) -> str:
     """Return the result in one line: the size of the record, and whether it is complete."""
     digest, missing = recording.digest, recording.missing
-    count = len(digest.processes)
-    processes = "1 process" if count == 1 else f"{count} processes"
-    size = f"{digest.counts.total()} events of {processes}, "
+    size = f"{digest.counts.total()} events of {process_count(len(digest.processes))}, "
     reasons = printable("; ".join(missing))
     return size + (f"NOT COMPLETE: {reasons}" if missing else "complete")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from qmond.ctl.runs.digest import Digest, Process
-from qmond.ctl.show.text import cut, printable, width
+from qmond.ctl.show.text import cut, printable, process_count, width
 
 __all__ = ["Run", "lines"]
 
@@ -65,8 +65,7 @@ def lines(digest: Digest, run: Run, missing: Sequence[str], output: str) -> Iter
 
 def _head(digest: Digest, run: Run) -> str:
     guests = len(digest.processes)
-    processes = "1 process" if guests == 1 else f"{guests} processes"
-    figures = f"{processes}, {digest.counts.total()} events" if guests else "no guest"
+    figures = f"{process_count(guests)}, {digest.counts.total()} events" if guests else "no guest"
     end = f": exit {run.status} after {run.seconds:.2f} s, {figures}"
     return cut(printable(" ".join(run.words)), _WIDTH - len(end)) + end + "\n"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qmond.client import Client
-from qmond.ctl.show.text import age, printable
+from qmond.ctl.show.text import age, printable, process_count
 from qmond.errors import QmondError
 
 __all__ = ["COLUMNS", "Sample", "Sampler", "rows_of", "summary"]
@@ -100,7 +100,5 @@ def summary(sample: Sample) -> str:
     figures = "  ".join(f"{name} {value}" for name, value in sample.totals.items())
     most = sorted(sample.rates.items(), key=lambda item: -item[1])[:6]
     types = "  ".join(f"{printable(name)} {rate:.0f}/s" for name, rate in most)
-    count = len(sample.processes)
-    processes = "1 process" if count == 1 else f"{count} processes"
-    processes += " (not all)" if sample.truncated else ""
-    return f"{processes}  {total:.0f} events/s  {figures}\n{types or 'quiet'}"
+    shown = process_count(len(sample.processes)) + (" (not all)" if sample.truncated else "")
+    return f"{shown}  {total:.0f} events/s  {figures}\n{types or 'quiet'}"

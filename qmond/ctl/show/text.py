@@ -22,6 +22,7 @@ __all__ = [
     "pointed",
     "print_json",
     "printable",
+    "process_count",
     "tree_lines",
     "width",
 ]
@@ -43,6 +44,11 @@ def printable(text: str) -> str:
 def complaint(message: str) -> str:
     """Return an error as it is told. Its text may be from outside: it cannot drive a terminal."""
     return "qmonctl: " + "\n".join(map(printable, message.split("\n"))) + "\n"
+
+
+def process_count(count: int) -> str:
+    """Return a number of processes in words."""
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def fault(error: Exception) -> str:
